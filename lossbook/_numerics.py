@@ -1,0 +1,32 @@
+"""The few numerical moves that several objectives share."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Scalar = float | int | Float[Tensor, ""]
+
+
+def full_precision(*tensors: Tensor) -> list[Tensor]:
+    """Half-precision tensors as float32, the others as they are."""
+    return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+
+
+def inner_products(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """All inner products of rows, in float32 at least, under autocast too.
+
+    Divided by a temperature of 0.01, bfloat16's rounding would move a logit by half a unit.
+    """
+    a, b = full_precision(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b.mT
+
+
+def log_sum_exp(values: Tensor, mask: Tensor) -> Tensor:
+    """``log sum exp`` over the entries of the last dimension where ``mask`` holds.
+
+    Returns the lowest finite number, with gradient zero, where no entry does; torch.logsumexp
+    would return minus infinity with a gradient of NaN.
+    """
+    lowest = torch.finfo(values.dtype).min / 2
+    return torch.logsumexp(values.masked_fill(~mask, lowest), dim=-1)

@@ -1,0 +1,88 @@
+"""Averages over anchors in memory that grows linearly with the batch.
+
+A pairwise loss is a sum over anchors, and each anchor needs one row of the similarity matrix. So
+the sum is taken a few rows at a time: the gradient of those rows is computed in the forward pass,
+added up, and the rows are dropped. That costs the same three matrix products as the dense loss
+(one forward, two backward) and never holds more than ``chunk_size`` rows.
+
+The chunked path has no vmap rule and can be differentiated once; the dense path has no such limits.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lossbook._checks import in_range
+
+DENSE_ENTRIES = 2**22
+"""A similarity matrix of up to so many entries (2,048 x 2,048) is held whole."""
+
+Rows = Callable[..., tuple[Tensor, Tensor]]
+
+
+def mean_over_anchors(
+    rows: Rows, n_anchors: int, n_others: int, *tensors: Tensor, chunk_size: int | None
+) -> Tensor:
+    """The mean of a loss over its anchors, dense or a chunk of rows at a time.
+
+    Args:
+        rows: ``rows(index, *tensors) -> (total, count)``: the summed loss of the anchors in
+            ``index`` and how many terms the sum has. The count carries no gradient.
+        n_anchors: number of anchors.
+        n_others: samples that an anchor is compared with, the length of a row.
+        *tensors: what ``rows`` reads.
+        chunk_size: rows held at once; None holds all of them while the matrix has at most
+            2^22 entries, and as many as stay below that otherwise.
+
+    Returns:
+        total / count, and zero where no anchor counts.
+
+    Raises:
+        ValueError: if ``chunk_size`` is below 1.
+    """
+    if chunk_size is None:
+        chunk_size = max(DENSE_ENTRIES // n_others, 1)
+    in_range("chunk_size", chunk_size, at_least=1)
+    if chunk_size >= n_anchors:
+        index = torch.arange(n_anchors, device=tensors[0].device)
+        total, count = rows(index, *tensors)
+    else:
+        total, count = _ChunkedSum.apply(rows, n_anchors, int(chunk_size), *tensors)
+    return total / count.clamp(min=1)
+
+
+class _ChunkedSum(torch.autograd.Function):
+    """Sum of ``rows`` over chunks; the gradients are ready when the forward pass ends."""
+
+    @staticmethod
+    def forward(ctx, rows: Rows, n_anchors: int, chunk_size: int, *tensors: Tensor):
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
+        leaves = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(tensors)]
+        gradients = [torch.zeros_like(leaves[i]) for i in wanted]
+        sums = []
+        for start in range(0, n_anchors, chunk_size):
+            stop = min(start + chunk_size, n_anchors)
+            index = torch.arange(start, stop, device=tensors[0].device)
+            with torch.set_grad_enabled(bool(wanted)):
+                total, count = rows(index, *leaves)
+            if wanted:
+                parts = torch.autograd.grad(total, [leaves[i] for i in wanted], allow_unused=True)
+                for gradient, part in zip(gradients, parts, strict=True):
+                    if part is not None:
+                        gradient += part
+            sums.append((total.detach(), count.detach()))
+        ctx.save_for_backward(*gradients)
+        ctx.wanted = wanted
+        ctx.n_tensors = len(tensors)
+        total, count = (torch.stack(column).sum(0) for column in zip(*sums, strict=True))
+        ctx.mark_non_differentiable(count)
+        return total, count
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_total: Tensor, _grad_count: Tensor):
+        gradients = [None] * ctx.n_tensors
+        for position, gradient in zip(ctx.wanted, ctx.saved_tensors, strict=True):
+            gradients[position] = grad_total * gradient
+        return None, None, None, *gradients

@@ -1,0 +1,356 @@
+"""The command `lossbook`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from lossbook import __version__, catalog, notebooks
+from lossbook.catalog import Notebook, Paper
+
+
+class BadInput(click.ClickException):
+    """Something that the caller can put right: exit code 2, nothing written."""
+
+    exit_code = 2
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+class Commands(click.Group):
+    """Says what to install where a command needs what a plain installation lacks."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in BOOK:
+                raise
+            raise BadInput(
+                f"this command needs {error.name}; install it with: pip install 'lossbook[book]'"
+            ) from error
+
+
+BOOK = {"nbformat", "nbclient", "papermill", "ipykernel", "jupyter_client", "jupyterlab"}
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="lossbook")
+def main() -> None:
+    """Lossbook, an interactive book about training objectives."""
+
+
+# The catalog
+
+
+@main.command("list")
+@click.option("--part", metavar="PART", help="A part's number, folder or a word of its title.")
+@click.option("--search", metavar="WORDS", help="Papers that contain all these words, best first.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def list_(part: str | None, search: str | None, as_json: bool) -> None:
+    """List the catalog: parts, notebooks and papers, and what is done."""
+    with _bad_input():
+        parts = [catalog.part(part)] if part else catalog.parts()
+    numbers = {p.number for p in parts}
+    papers = catalog.search(search) if search else catalog.papers()
+    papers = [paper for paper in papers if paper.part in numbers]
+    if as_json:
+        rows = [_as_dict(paper) for paper in papers]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif search:
+        found = [entry for entry in catalog.search_notebooks(search) if entry.part in numbers]
+        _print_hits(search, papers, found)
+    else:
+        for each in parts:
+            _print_part(each, papers)
+        done = sum(paper.done for paper in papers)
+        click.echo(f"{done} of {len(papers)} papers are done.")
+
+
+def _as_dict(paper: Paper) -> dict:
+    return {
+        **asdict(paper),
+        "done": paper.done,
+        "url": paper.url,
+        "notebook_path": catalog.notebook(paper.notebook).path,
+    }
+
+
+def _print_part(part: catalog.Part, papers: list[Paper]) -> None:
+    click.secho(f"\n{part.number:2}  {part.title}", bold=True)
+    for entry in catalog.notebooks():
+        if entry.part == part.number:
+            click.echo(f"    {_notebook_line(entry)}")
+            for paper in papers:
+                if paper.id in entry.papers:
+                    click.echo(f"          {_paper_line(paper)}")
+
+
+def _print_hits(words: str, papers: list[Paper], found: list[Notebook]) -> None:
+    if not papers and not found:
+        click.echo(f"nothing in the catalog contains {words!r}")
+    for paper in papers:
+        click.echo(f"{_paper_line(paper)}  [{paper.notebook}]")
+    if found:
+        click.secho("\nNotebooks", bold=True)
+        for entry in found:
+            click.echo(f"    {_notebook_line(entry)}")
+
+
+def _notebook_line(entry: Notebook) -> str:
+    state = "written" if notebooks.exists(entry) else "coming"
+    return f"{entry.number or '  ':2}  {entry.title} ({entry.slug}, {state})"
+
+
+def _paper_line(paper: Paper) -> str:
+    state = "done  " if paper.done else "coming"
+    width = max(40, shutil.get_terminal_size((100, 24)).columns - 54)
+    title = textwrap.shorten(paper.title, width, placeholder=" …")
+    return f"{paper.id:30} {state} {paper.year}  {title}"
+
+
+@main.command()
+@click.argument("name", metavar="PAPER")
+def show(name: str) -> None:
+    """Show a paper's entry: its idea, its formula, its source, where it is in the book."""
+    with _bad_input():
+        paper = catalog.paper(name)
+    entry = catalog.notebook(paper.notebook)
+    click.secho(f"{paper.short} ({paper.id})", bold=True)
+    click.echo(_wrap(paper.title))
+    if paper.authors:
+        click.echo(_wrap(", ".join(paper.authors)))
+    click.echo(_wrap(", ".join(filter(None, [paper.venue, paper.url]))))
+    if paper.code:
+        code = paper.code if "://" in paper.code else f"https://github.com/{paper.code}"
+        click.echo(f"code: {code}")
+    click.echo(f"\n{_wrap(paper.idea)}\n")
+    click.echo(textwrap.indent(paper.formula.strip(), "    "))
+    if paper.knobs:
+        click.echo(f"\n{_wrap('Knobs: ' + '; '.join(paper.knobs))}")
+    click.echo(f"\nPart {entry.part}, {entry.part_title}; notebook {entry.number}, {entry.title}")
+    if paper.done:
+        click.echo(f"notebook   {paper.section}")
+        for objective in paper.objective:
+            click.echo(f"objective  {objective}")
+        click.echo(f"test       {paper.test}")
+    else:
+        click.echo(f"coming, in {entry.path}")
+    click.echo(f"formula    {KNOWN.get(paper.known, paper.known)}")
+
+
+KNOWN = {
+    "code": "read in the official code",
+    "paper": "read in the paper",
+    "recalled": "from memory, not checked against the source",
+    "inferred": "made concrete from the abstract",
+}
+
+
+def _wrap(text: str) -> str:
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    return textwrap.fill(" ".join(text.split()), width)
+
+
+@main.command()
+@click.argument("name", metavar="PAPER")
+def cite(name: str) -> None:
+    """Print BibTeX for a paper and for this release of the book."""
+    from lossbook.citation import bibtex, bibtex_of_release
+
+    with _bad_input():
+        paper = catalog.paper(name)
+    click.echo(f"{bibtex(paper)}\n\n{bibtex_of_release()}")
+
+
+# Running
+
+
+@main.command()
+@click.argument("name", metavar="NOTEBOOK")
+@click.option(
+    "-p",
+    "assignments",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A value for a parameter of the notebook; may be repeated.",
+)
+@click.option("--scale", type=str, help="smoke (seconds), quick (the default) or full (minutes).")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="The executed notebook's file or folder [default: runs/].",
+)
+def run(name: str, assignments: tuple[str, ...], scale: str | None, output: Path | None) -> None:
+    """Run a notebook with other parameters and save the result as a new file.
+
+    NOTEBOOK is a number (21), a name (pair_weighting) or a path. `lossbook run 21 -p seed=3`
+    """
+    from lossbook.execution import NotebookFailed
+    from lossbook.execution import run as run_notebook
+
+    with _bad_input():
+        path = notebooks.find(name)
+        nb = notebooks.read(path)
+        assignments += (f"scale={scale}",) if scale else ()
+        values = notebooks.parse_assignments(assignments, notebooks.parameters(nb))
+        target = _target(output, path)
+    try:
+        executed = run_notebook(path, values, progress_bar=True)
+    except NotebookFailed as failure:
+        failed = target.with_suffix(".failed.ipynb")
+        notebooks.write(failure.notebook, failed)
+        raise click.ClickException(
+            f"{path.stem}: {failure}\n  the notebook as far as it ran is in {failed}"
+        ) from failure
+    notebooks.write(executed, target)
+    click.echo(str(target))
+
+
+def _target(output: Path | None, notebook: Path) -> Path:
+    """The file to write, in a folder that is there and can be written to."""
+    target = output or Path("runs")
+    if target.suffix != ".ipynb":
+        if output and target.suffix and not target.is_dir():
+            raise ValueError(f"OUT must be a folder or end in .ipynb, got {str(output)!r}")
+        target = target / f"{notebook.stem}-{time.strftime('%Y%m%d-%H%M%S')}.ipynb"
+    if target.resolve() == notebook:
+        raise ValueError(f"OUT must not be the notebook itself, got {str(output)!r}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"output folder {target.parent} can't be written to: {error}") from error
+    return target
+
+
+@main.command()
+@click.argument("names", metavar="NOTEBOOK…", nargs=-1)
+@click.option("--stale", is_flag=True, help="Only those whose outputs are not current.")
+@click.option("--all", "everything", is_flag=True, help="Every notebook that is written.")
+def execute(names: tuple[str, ...], stale: bool, everything: bool) -> None:
+    """Execute notebooks in place at their own defaults (for maintainers).
+
+    A file changes only when all of its cells have run. Widget state and timings are removed, and
+    the notebook is stamped with the fingerprint that tells whether its outputs are current.
+    """
+    from lossbook.execution import NotebookFailed, is_stale
+    from lossbook.execution import execute as execute_notebook
+
+    with _bad_input():
+        if not names and not (everything or stale):
+            raise ValueError("name the notebooks to execute, or give --stale or --all")
+        paths = [notebooks.find(name) for name in names] or notebooks.written()
+        cells = {path: notebooks.read(path) for path in paths}
+    if stale:
+        paths = [path for path in paths if is_stale(cells[path])]
+    failures = 0
+    for path in paths:
+        bar = click.progressbar(length=len(cells[path].cells), label=path.stem, file=sys.stderr)
+        try:
+            with bar:
+                seconds = execute_notebook(path, progress=bar.update)
+        except NotebookFailed as failure:
+            failures += 1
+            click.echo(f"{path}: {failure}\n  the file is unchanged", err=True)
+        else:
+            click.echo(f"{path}: executed in {seconds} s, {path.stat().st_size / 1024:.0f} kB")
+    if not paths:
+        click.echo("nothing to execute: all outputs are current")
+    sys.exit(1 if failures else 0)
+
+
+@main.command()
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    envvar="PORT",
+    help="The port to serve on [default: 8888 or the next free one; also PORT].",
+)
+def lab(port: int | None) -> None:
+    """Open the book in JupyterLab, on this machine only and with a token."""
+    from lossbook.lab import command
+
+    with _bad_input():
+        home = notebooks.home()
+        line = command(home, port)
+    import jupyterlab  # noqa: F401  (to say what is missing before the process is replaced)
+
+    if sys.platform == "win32":  # there, execv returns to the prompt while the server runs
+        sys.exit(subprocess.call(line, cwd=home))
+    os.chdir(home)
+    os.execv(line[0], line)
+
+
+# What checks the book
+
+
+@main.command()
+@click.argument("paths", metavar="[PATH…]", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def report(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Report the claims that executed notebooks have measured, with their verdicts.
+
+    Without a PATH it reads the notebooks of the book; a PATH is a notebook or a folder of them.
+    """
+    from lossbook import ledger
+
+    with _bad_input():
+        claims = ledger.collect(paths or [notebooks.home() / "notebooks"])
+    click.echo(ledger.as_json(claims) if as_json else ledger.as_text(claims))
+
+
+@main.command()
+@click.argument("names", metavar="[NOTEBOOK…]", nargs=-1)
+@click.option("--stale", is_flag=True, help="Only list notebooks whose outputs are not current.")
+def check(names: tuple[str, ...], stale: bool) -> None:
+    """Check the contract of notebooks and the catalog's pointers.
+
+    Exit code 1 if something breaks the contract. Stale outputs are listed, and are no failure.
+    """
+    from lossbook import contract
+    from lossbook.execution import is_stale
+
+    with _bad_input():
+        paths = [notebooks.find(name) for name in names] or notebooks.written()
+        opened = {path: notebooks.read(path) for path in paths}
+    findings = [] if stale else [f for path in paths for f in contract.check(path, opened[path])]
+    if not names and not stale:
+        findings += contract.check_catalog()
+    for finding in findings:
+        click.echo(finding)
+    outdated = [path for path in paths if is_stale(opened[path])]
+    for path in outdated:
+        click.echo(
+            f"{path}: stale, its sources changed since it was executed; "
+            f"`lossbook execute {path.stem}` renews it"
+        )
+    if not stale:
+        counts = f"{len(findings)} findings, {len(outdated)} stale"
+        click.echo(f"{len(paths)} notebooks checked: {counts}")
+    sys.exit(1 if findings else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Executing notebooks: in place for the maintainer, with other parameters for the reader."""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from lossbook.fingerprint import fingerprint
+from lossbook.notebooks import own_scale, read, write
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+CELL_TIMEOUT = 600  # seconds, for the book's own runs; a reader's run has no limit
+
+
+class NotebookFailed(Exception):
+    """A notebook's cell raised. `notebook` holds it as far as it ran."""
+
+    def __init__(self, message: str, notebook):
+        super().__init__(message)
+        self.notebook = notebook
+
+
+def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
+    """Executes a notebook in place at its own defaults and stamps it with its fingerprint.
+
+    The file changes only when every cell has run. Returns the seconds that it took.
+
+    Args:
+        path: the notebook.
+        progress: called with 1 when a cell is done.
+
+    Raises:
+        NotebookFailed: a cell raised, or took longer than `CELL_TIMEOUT` seconds.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellControlSignal, DeadKernelError
+
+    nb = read(path)
+    stamp = fingerprint(nb)
+    clear(nb)
+    client = NotebookClient(
+        nb,
+        timeout=CELL_TIMEOUT,
+        resources={"metadata": {"path": str(path.parent)}},
+        kernel_name="python3",
+        kernel_manager_class=_kernel_manager(),
+        coalesce_streams=True,
+        store_widget_state=False,
+    )
+    if progress:
+        client.on_cell_complete = lambda cell, cell_index: progress(1)
+
+    started = time.perf_counter()
+    try:
+        with _environment(LOSSBOOK_SCALE=None):
+            client.execute()
+    except (CellControlSignal, DeadKernelError) as error:
+        raise NotebookFailed(describe_failure(nb, error), nb) from error
+    seconds = round(time.perf_counter() - started, 1)
+
+    clean(nb)
+    nb.metadata["lossbook"] = {"fingerprint": stamp, "seconds": seconds, "scale": own_scale(nb)}
+    write(nb, path)
+    return seconds
+
+
+def run(
+    path: Path,
+    parameters: dict[str, object] | None = None,
+    scale: str | None = None,
+    progress_bar: bool = False,
+):
+    """Runs a notebook with papermill and returns it executed; the file itself stays as it is.
+
+    Args:
+        path: the notebook.
+        parameters: values that replace those of its parameters cell.
+        scale: smoke, quick or full; None leaves it to `LOSSBOOK_SCALE` and the notebook.
+        progress_bar: whether papermill shows one.
+
+    Raises:
+        NotebookFailed: a cell raised.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    values = dict(parameters or {})
+    if scale:
+        values["scale"] = scale
+    wins = {"LOSSBOOK_SCALE": str(values["scale"])} if "scale" in values else {}
+    with tempfile.TemporaryDirectory() as folder, _environment(**wins):
+        out = Path(folder) / path.name
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(out),
+                parameters=values,
+                cwd=str(path.parent),
+                progress_bar={"desc": path.stem} if progress_bar else False,
+                request_save_on_cell_execute=False,
+                kernel_name="python3",
+                kernel_manager_class=_kernel_manager(),
+                coalesce_streams=True,
+            )
+        except PapermillExecutionError as error:
+            nb = read(out)
+            raise NotebookFailed(describe_failure(nb, error), nb) from error
+        except DeadKernelError as error:
+            nb = read(path)
+            raise NotebookFailed(describe_failure(nb, error), nb) from error
+        nb = read(out)
+    clean(nb)
+    return nb
+
+
+def is_stale(nb) -> bool:
+    """Whether a notebook's sources, or the package code they use, changed since it was executed."""
+    return nb.metadata.get("lossbook", {}).get("fingerprint") != fingerprint(nb)
+
+
+def describe_failure(nb, error: Exception, lines: int = 12) -> str:
+    """Returns what went wrong in a notebook: the cell, its first lines, the traceback's end."""
+    for number, cell in enumerate(nb.cells, 1):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                source = "\n".join(f"    {line}" for line in cell.source.splitlines()[:6])
+                trace = plain("\n".join(output.traceback)).splitlines()[-lines:]
+                return (
+                    f"cell {number} raised {output.ename}: {plain(output.evalue)}\n"
+                    f"{source}\n  the end of the traceback:\n"
+                    + "\n".join(f"    {line}" for line in trace)
+                )
+    return plain(str(error))
+
+
+def plain(text: str) -> str:
+    """Returns a text without terminal colors."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def clear(nb) -> None:
+    """Removes all outputs and execution counts."""
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+
+
+def clean(nb) -> None:
+    """Removes what only a running front end can use, or what differs from run to run.
+
+    That is widget state, widget views with a picture beside them, timings, the notes of papermill
+    and jupytext, and the interpreter's version.
+    """
+    for name in ("widgets", "papermill", "jupytext"):
+        nb.metadata.pop(name, None)
+    nb.metadata["kernelspec"] = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
+    nb.metadata.get("language_info", {}).pop("version", None)
+    for cell in nb.cells:
+        for name in ("execution", "papermill", "ExecuteTime", "lines_to_next_cell"):
+            cell.metadata.pop(name, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]  # papermill leaves empty lists
+        for output in cell.get("outputs", []):
+            if has_picture(output.get("data", {})):
+                output.data.pop(WIDGET_VIEW, None)
+
+
+def has_picture(data: dict) -> bool:
+    """Whether an output's bundle shows a picture where no kernel runs."""
+    return any(kind.startswith("image/") for kind in data) or "<img" in "".join(
+        data.get("text/html", "")
+    )
+
+
+@cache
+def _kernel_manager() -> type:
+    """A kernel manager that starts the interpreter we run in, whatever kernels are installed."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(AsyncKernelManager):
+        def __init__(self, **options):
+            super().__init__(**options)
+            if self.has_trait("transport_encryption"):  # since jupyter_client 8.9
+                self.transport_encryption = "auto"  # else the kernel warns on our terminal
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(resource_dir="", **get_kernel_dict())
+
+    return ThisInterpreter
+
+
+@contextmanager
+def _environment(**changes: str | None) -> Iterator[None]:
+    """Sets the variables that kernels started inside inherit; None unsets one.
+
+    Progress bars are off, and the kernel imports the same package as we do.
+    """
+    changes["LOSSBOOK_PROGRESS"] = "0"
+    root = Path(__file__).parents[1]
+    if (root / "notebooks").is_dir():  # a checkout, which need not be installed
+        paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        changes["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    before = {name: os.environ.get(name) for name in changes}
+    _set_variables(changes)
+    try:
+        yield
+    finally:
+        _set_variables(before)
+
+
+def _set_variables(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
