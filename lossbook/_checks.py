@@ -7,6 +7,7 @@ values are therefore checked as Python numbers before they are stacked.
 from collections.abc import Collection
 from numbers import Real
 
+import torch
 from torch import Tensor
 
 
@@ -65,6 +66,12 @@ def matrix(name: str, tensor: Tensor) -> None:
         )
 
 
+def not_empty(name: str, tensor: Tensor) -> None:
+    """Raise if the tensor has no element."""
+    if not tensor.numel():
+        raise ValueError(f"{name} must not be empty, got shape {tuple(tensor.shape)}")
+
+
 def same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Raise unless both tensors have one shape."""
     if tensor.shape != other.shape:
@@ -76,7 +83,7 @@ def same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
 
 def class_labels(labels: Tensor, n: int, name: str = "labels") -> None:
     """Raise unless labels are integers, one for each of n samples."""
-    if labels.is_floating_point() or labels.is_complex():
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, got dtype {labels.dtype}")
     if labels.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), got {tuple(labels.shape)}")

@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import floor, isfinite, log10
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
-SLIDER_STOPS = 100
+STOPS = 100  # of a slider whose step is not given
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Control:
 
     value: Any
     label: str | None
+    width: ClassVar[str] = "100%"
 
     def caption(self, name: str) -> str:
         return self.label or name.replace("_", " ")
@@ -27,12 +28,17 @@ class Control:
 class Slider(Control):
     low: float
     high: float
-    step: float
+    step: float | None
 
     def check(self, name: str) -> None:
         _check_range(name, self.low, self.high, self.value)
-        if not self.step > 0:
+        if not (_is_number(self.step) and self.step > 0):
             raise ValueError(f"{name}: step must be positive, got {self.step!r}")
+        if not _divides(self.step, self.value - self.low):  # the front end would show another one
+            raise ValueError(
+                f"{name}: value must be {self.low!r} plus a whole number of steps of "
+                f"{self.step!r}, got {self.value!r}"
+            )
 
     def make(self, **look):
         from ipywidgets import FloatSlider
@@ -70,7 +76,7 @@ class LogSlider(Control):
             base=10,
             min=low,
             max=high,
-            step=(high - low) / SLIDER_STOPS,
+            step=_even_step(low, high, log10(self.value)),
             readout_format=".3g",
             **look,
         )
@@ -103,6 +109,7 @@ class IntSlider(Control):
 @dataclass(frozen=True)
 class Choice(Control):
     options: tuple[tuple[str, Any], ...]
+    width: ClassVar[str] = "60%"
 
     def check(self, name: str) -> None:
         if not self.options:
@@ -144,11 +151,11 @@ def slider(
         low: smallest value.
         high: largest value.
         value: the default, between ``low`` and ``high``.
-        step: distance of two stops; by default a hundredth of the range.
+        step: distance of two stops; by default about a hundredth of the range.
         label: text beside the slider; by default the keyword's name.
     """
-    if step is None:
-        step = (high - low) / SLIDER_STOPS if high > low else 1.0
+    if step is None and all(map(_is_number, (low, high, value))) and low < high:
+        step = _round_step(low, high, value)
     return Slider(value=value, label=label, low=low, high=high, step=step)
 
 
@@ -191,9 +198,9 @@ def make_widgets(controls: Mapping[str, Control]) -> dict[str, Any]:
         control.check(name)
     captions = {name: control.caption(name) for name, control in controls.items()}
     width = f"{max(map(len, captions.values()), default=0) + 2}ch"
-    look = {"style": {"description_width": width}, "layout": {"width": "100%"}}
+    style = {"description_width": width}
     return {
-        name: control.make(description=captions[name], **look)
+        name: control.make(description=captions[name], style=style, layout={"width": control.width})
         for name, control in controls.items()
     }
 
@@ -210,6 +217,27 @@ def _check_range(name: str, low: float, high: float, value: float) -> None:
         raise ValueError(f"{name}: low must be less than high, got {low!r} and {high!r}")
     if not low <= value <= high:
         raise ValueError(f"{name}: value must be between {low!r} and {high!r}, got {value!r}")
+
+
+def _divides(step: float, distance: float) -> bool:
+    return abs(distance / step - round(distance / step)) < 1e-6
+
+
+def _round_step(low: float, high: float, value: float) -> float:
+    """About a hundredth of the range, a round number if a whole number of such steps hits value."""
+    ideal = (high - low) / STOPS
+    power = 10.0 ** floor(log10(ideal))
+    candidates = sorted(
+        (m * power for m in (0.5, 1, 2, 5, 10)), key=lambda s: abs(log10(s / ideal))
+    )
+    hits = (step for step in candidates if _divides(step, value - low))
+    return next(hits, _even_step(low, high, value))
+
+
+def _even_step(low: float, high: float, value: float) -> float:
+    """About a hundredth of the range, such that a whole number of steps leads to value."""
+    ideal = (high - low) / STOPS
+    return (value - low) / max(1, round((value - low) / ideal)) if value > low else ideal
 
 
 def _spaced(low: float, high: float, steps: int) -> list[float]:

@@ -3,9 +3,9 @@
 import io
 import threading
 
-# Matplotlib's mathtext parser is shared by all figures: a training thread and a slider that draw
-# at the same time would corrupt each other's labels.
-_DRAWING = threading.RLock()
+# JupyterLab hands sliders' messages to a second thread, panels train in a third, and matplotlib
+# shares its mathtext parser: whoever changes artists or draws holds this lock.
+DRAWING = threading.RLock()
 
 
 class Picture:
@@ -37,7 +37,7 @@ class Picture:
         """Draw the figure and return its PNG (fast compression: a reader waits for it)."""
         from PIL import Image
 
-        with _DRAWING:
+        with DRAWING:
             self.figure.canvas.draw()
             self.figure.set_layout_engine("none")
             pixels = self.pixels()

@@ -7,14 +7,21 @@ and ``chunk_size`` forces either. Half-precision inputs are computed in float32.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lossbook._checks import class_labels, in_range, matrix, one_of, positive, same_shape
+from lossbook._checks import (
+    class_labels,
+    in_range,
+    matrix,
+    not_empty,
+    one_of,
+    positive,
+    same_shape,
+)
 from lossbook._numerics import Scalar, full_precision, inner_products, log_sum_exp
 from lossbook.chunking import mean_over_anchors
 
@@ -64,8 +71,9 @@ def info_nce_loss(
     positive("temperature", temperature)
     queries, keys = full_precision(queries, keys)
     n = len(queries)
-    rows = partial(_info_nce_rows, temperature=temperature)
-    return mean_over_anchors(rows, n, n, queries, keys, chunk_size=chunk_size)
+    return mean_over_anchors(
+        _info_nce_rows, n, n, queries, keys, chunk_size=chunk_size, temperature=temperature
+    )
 
 
 def _info_nce_rows(index, queries, keys, *, temperature):
@@ -107,8 +115,9 @@ def nt_xent_loss(
     positive("temperature", temperature)
     (views,) = full_precision(torch.cat([z1, z2]))
     n = len(views)
-    rows = partial(_nt_xent_rows, temperature=temperature)
-    return mean_over_anchors(rows, n, n, views, chunk_size=chunk_size)
+    return mean_over_anchors(
+        _nt_xent_rows, n, n, views, chunk_size=chunk_size, temperature=temperature
+    )
 
 
 def _nt_xent_rows(index, views, *, temperature):
@@ -155,8 +164,9 @@ def supcon_loss(
     positive("temperature", temperature)
     (embeddings,) = full_precision(embeddings)
     n = len(embeddings)
-    rows = partial(_supcon_rows, temperature=temperature)
-    return mean_over_anchors(rows, n, n, embeddings, labels, chunk_size=chunk_size)
+    return mean_over_anchors(
+        _supcon_rows, n, n, embeddings, labels, chunk_size=chunk_size, temperature=temperature
+    )
 
 
 def _supcon_rows(index, embeddings, labels, *, temperature):
@@ -197,6 +207,8 @@ def n_pairs_loss(
         K. Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS
         2016.
     """
+    matrix("anchors", anchors)
+    same_shape("positives", positives, "anchors", anchors)
     in_range("l2_weight", l2_weight, at_least=0)
     contrast = info_nce_loss(anchors, positives, temperature=1.0, chunk_size=chunk_size)
     anchors, positives = full_precision(anchors, positives)
@@ -260,8 +272,9 @@ def pair_contrastive_loss(
     in_range("margin", margin, at_least=-1, at_most=1)
     (embeddings,) = full_precision(embeddings)
     n = len(embeddings)
-    rows = partial(_pair_contrastive_rows, margin=margin)
-    return mean_over_anchors(rows, n, n, embeddings, labels, chunk_size=chunk_size)
+    return mean_over_anchors(
+        _pair_contrastive_rows, n, n, embeddings, labels, chunk_size=chunk_size, margin=margin
+    )
 
 
 def _pair_contrastive_rows(index, embeddings, labels, *, margin):
@@ -303,8 +316,9 @@ def triplet_loss(
     positive("margin", margin)
     (embeddings,) = full_precision(embeddings)
     n = len(embeddings)
-    rows = partial(_triplet_rows, margin=margin)
-    return mean_over_anchors(rows, n, n * n, embeddings, labels, chunk_size=chunk_size)
+    return mean_over_anchors(
+        _triplet_rows, n, n * n, embeddings, labels, chunk_size=chunk_size, margin=margin
+    )
 
 
 def _triplet_rows(index, embeddings, labels, *, margin):
@@ -510,26 +524,33 @@ def trades_loss(
         The mean over samples.
 
     Raises:
-        ValueError: as :func:`pgd_attack`, or for a negative weight or wrong labels.
+        ValueError: as :func:`pgd_attack`, or for an empty batch, a negative weight or wrong labels.
 
     Reference:
         H. Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML
         2019, arXiv:1901.08573.
     """
     in_range("weight", weight, at_least=0)
+    not_empty("inputs", inputs)
+    class_labels(labels, len(inputs))
     clean = model(inputs)
-    target = clean.detach().softmax(-1)
-
-    def divergence(perturbed: Tensor) -> Tensor:
-        return F.kl_div(model(perturbed).log_softmax(-1), target, reduction="sum")
-
+    target = clean.detach()
     attacked = pgd_attack(
-        divergence, inputs, radius=radius, steps=steps, step_size=step_size, norm=norm
+        lambda perturbed: _kl_divergence(target, model(perturbed)),
+        inputs,
+        radius=radius,
+        steps=steps,
+        step_size=step_size,
+        norm=norm,
     )
-    kl = F.kl_div(
-        model(attacked).log_softmax(-1), clean.log_softmax(-1), reduction="sum", log_target=True
-    )
-    return -label_log_probability(clean, labels).mean() + weight * kl / len(inputs)
+    shift = _kl_divergence(clean, model(attacked)) / len(inputs)
+    return -label_log_probability(clean, labels).mean() + weight * shift
+
+
+def _kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """KL from one softmax to another, summed over samples (F.kl_div has no rule for vmap)."""
+    log_p, log_q = logits.log_softmax(-1), other_logits.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum()
 
 
 def _labelled(name: str, samples: Tensor, labels: Tensor) -> None:

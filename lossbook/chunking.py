@@ -22,18 +22,19 @@ Rows = Callable[..., tuple[Tensor, Tensor]]
 
 
 def mean_over_anchors(
-    rows: Rows, n_anchors: int, n_others: int, *tensors: Tensor, chunk_size: int | None
+    rows: Rows, n_anchors: int, n_others: int, *tensors: Tensor, chunk_size: int | None, **knobs
 ) -> Tensor:
     """The mean of a loss over its anchors, dense or a chunk of rows at a time.
 
     Args:
-        rows: ``rows(index, *tensors) -> (total, count)``: the summed loss of the anchors in
-            ``index`` and how many terms the sum has. The count carries no gradient.
+        rows: ``rows(index, *tensors, **knobs) -> (total, count)``: the summed loss of the anchors
+            in ``index`` and how many terms the sum has. The count carries no gradient.
         n_anchors: number of anchors.
         n_others: samples that an anchor is compared with, the length of a row.
         *tensors: what ``rows`` reads.
         chunk_size: rows held at once; None holds all of them while the matrix has at most
             2^22 entries, and as many as stay below that otherwise.
+        **knobs: hyper-parameters of ``rows``; those that are tensors have gradients too.
 
     Returns:
         total / count, and zero where no anchor counts.
@@ -46,9 +47,18 @@ def mean_over_anchors(
     in_range("chunk_size", chunk_size, at_least=1)
     if chunk_size >= n_anchors:
         index = torch.arange(n_anchors, device=tensors[0].device)
-        total, count = rows(index, *tensors)
+        total, count = rows(index, *tensors, **knobs)
     else:
-        total, count = _ChunkedSum.apply(rows, n_anchors, int(chunk_size), *tensors)
+        learnable = {name: value for name, value in knobs.items() if isinstance(value, Tensor)}
+
+        def chunk(index: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+            renewed = zip(learnable, values[len(tensors) :], strict=True)
+            return rows(index, *values[: len(tensors)], **{**knobs, **dict(renewed)})
+
+        values = (*tensors, *learnable.values())
+        if not torch.is_grad_enabled():  # an autograd.Function does not know
+            values = tuple(value.detach() for value in values)
+        total, count = _ChunkedSum.apply(chunk, n_anchors, int(chunk_size), *values)
     return total / count.clamp(min=1)
 
 

@@ -1,7 +1,7 @@
 """BibTeX for papers and for this release of the book."""
 
 import re
-from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
 
 from lossbook import __version__
 from lossbook.catalog import Paper
@@ -36,14 +36,31 @@ def bibtex(paper: Paper) -> str:
 
 
 def bibtex_of_release() -> str:
-    """Returns the BibTeX entry of the installed version of this book."""
+    """Returns the BibTeX entry of this version of the book, from its `CITATION.cff`."""
+    facts = _citation_file()
     fields = {
-        "author": "{The Lossbook authors}",
-        "title": "Lossbook: an interactive book about training objectives",
+        "author": " and ".join(f"{{{_author(row)}}}" for row in facts.get("authors", [])),
+        "title": facts.get("title", "Lossbook"),
         "version": __version__,
-        "url": _project_url(),
+        "year": str(facts.get("date-released", ""))[:4],
+        "url": facts.get("url") or facts.get("repository-code") or "",
     }
     return _entry("software", f"lossbook-{__version__}", fields)
+
+
+def _citation_file() -> dict:
+    import yaml
+
+    package = Path(__file__).parent
+    for path in (package / "CITATION.cff", package.parent / "CITATION.cff"):  # wheel, checkout
+        if path.is_file():
+            return yaml.safe_load(path.read_text("utf-8"))
+    return {}
+
+
+def _author(row: dict) -> str:
+    names = (row.get("given-names", ""), row.get("family-names", ""))
+    return row.get("name") or " ".join(names).strip()
 
 
 def _key(paper: Paper) -> str:
@@ -70,12 +87,3 @@ def _value(name: str, text: str) -> str:
         return text
     text = re.sub(r"(?<!\\)([&%#_$])", r"\\\1", text)
     return f"{{{text}}}" if name == "title" else text  # braces keep the title's capitals
-
-
-def _project_url() -> str:
-    try:
-        urls = metadata("lossbook").get_all("Project-URL") or []
-    except PackageNotFoundError:
-        return ""
-    named = dict(url.split(", ", 1) for url in urls)
-    return named.get("Repository") or named.get("Homepage") or next(iter(named.values()), "")

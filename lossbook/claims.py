@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lossbook._checks import one_of
+
 if TYPE_CHECKING:
     import pandas
 
@@ -82,8 +84,7 @@ def compare(
 def _compare(treatment: tuple[str, Any], baseline: tuple[str, Any], direction: str) -> Comparison:
     from scipy import stats
 
-    if direction not in ("higher", "lower"):
-        raise ValueError(f"direction must be 'higher' or 'lower', got {direction!r}")
+    one_of("direction", direction, ("higher", "lower"))
     first, second = _values(*treatment), _values(*baseline)
     if len(first) != len(second):
         raise ValueError(
@@ -123,9 +124,9 @@ def _verdict(low: float, high: float) -> str:
 def _values(name: str, values: Any) -> np.ndarray:
     """Return a new float64 vector, or raise with the name of the arm."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
+        values = values.detach().cpu().double().numpy()
     elif isinstance(values, (list, tuple)):
-        values = [float(value) for value in values]
+        values = [value.item() if hasattr(value, "item") else value for value in values]
     array = np.array(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"{name} must hold one value a seed, got shape {array.shape}")
@@ -270,7 +271,7 @@ def exact(
         ValueError: if there are no deviations, or one is not finite, or the tolerance is negative.
     """
     if isinstance(deviations, torch.Tensor):
-        deviations = deviations.detach().cpu().double()
+        deviations = deviations.detach().cpu().double().numpy()
     values = _values("deviations", np.asarray(deviations, dtype=np.float64).reshape(-1))
     if values.size == 0:
         raise ValueError("deviations must have at least one element, got none")
@@ -307,7 +308,7 @@ def table() -> None:
     titles = ("claim", "difference [95 % interval]", "n", "smallest effect", "verdict")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     lines = [
-        f"{record['verdict']}: {record['sentence']} ({', '.join(_cells(record))})"
+        "{verdict}: {sentence} ({}; n = {}; smallest effect {})".format(*_cells(record), **record)
         for record in records
     ]
     _show(
@@ -454,7 +455,7 @@ def _interval(record: dict[str, Any]) -> str:
 
 def _cells(record: dict[str, Any]) -> tuple[str, str, str]:
     if record["kind"] == "exact":
-        return f"at most {record['largest']:.2g}", str(record["n"]), "exact"
+        return f"at most {record['largest']:.2g}", str(record["n"]), "none: exact"
     return _interval(record), str(record["n"]), f"{record['smallest_effect']:.2g}"
 
 

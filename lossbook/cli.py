@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from lossbook import __version__, catalog, notebooks
+from lossbook import __version__, catalog, notebooks, parameters
 from lossbook.catalog import Notebook, Paper
 
 
@@ -213,7 +213,7 @@ def run(name: str, assignments: tuple[str, ...], scale: str | None, output: Path
         path = notebooks.find(name)
         nb = notebooks.read(path)
         assignments += (f"scale={scale}",) if scale else ()
-        values = notebooks.parse_assignments(assignments, notebooks.parameters(nb))
+        values = parameters.assign(assignments, parameters.parse(nb))
         target = _target(output, path)
     try:
         executed = run_notebook(path, values, progress_bar=True)
@@ -262,20 +262,21 @@ def execute(names: tuple[str, ...], stale: bool, everything: bool) -> None:
         if not names and not (everything or stale):
             raise ValueError("name the notebooks to execute, or give --stale or --all")
         paths = [notebooks.find(name) for name in names] or notebooks.written()
-        cells = {path: notebooks.read(path) for path in paths}
+        opened = {path: notebooks.read(path) for path in paths}
     if stale:
-        paths = [path for path in paths if is_stale(cells[path])]
+        paths = [path for path in paths if is_stale(opened[path])]
     failures = 0
     for path in paths:
-        bar = click.progressbar(length=len(cells[path].cells), label=path.stem, file=sys.stderr)
+        cells = sum(cell.cell_type == "code" for cell in opened[path].cells)
         try:
-            with bar:
+            with click.progressbar(length=cells, label=path.stem, file=sys.stderr) as bar:
                 seconds = execute_notebook(path, progress=bar.update)
         except NotebookFailed as failure:
             failures += 1
-            click.echo(f"{path}: {failure}\n  the file is unchanged", err=True)
+            click.echo(f"{notebooks.shown(path)}: {failure}\n  the file is unchanged", err=True)
         else:
-            click.echo(f"{path}: executed in {seconds} s, {path.stat().st_size / 1024:.0f} kB")
+            size = path.stat().st_size / 1000
+            click.echo(f"{notebooks.shown(path)}: executed in {seconds} s, {size:.0f} kB")
     if not paths:
         click.echo("nothing to execute: all outputs are current")
     sys.exit(1 if failures else 0)
@@ -343,7 +344,7 @@ def check(names: tuple[str, ...], stale: bool) -> None:
     outdated = [path for path in paths if is_stale(opened[path])]
     for path in outdated:
         click.echo(
-            f"{path}: stale, its sources changed since it was executed; "
+            f"{notebooks.shown(path)}: stale, its sources changed since it was executed; "
             f"`lossbook execute {path.stem}` renews it"
         )
     if not stale:

@@ -11,8 +11,8 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
-from lossbook import catalog, ledger, notebooks
-from lossbook.execution import WIDGET_VIEW
+from lossbook import catalog, ledger, notebooks, parameters
+from lossbook._jupyter.hooks import WIDGET_VIEW
 
 MAX_BYTES = 1_000_000
 LAST_SECTIONS = ("What we measured", "Exercises", "Further reading")
@@ -38,21 +38,14 @@ def check(path: Path, nb) -> list[str]:
     try:
         entry = catalog.notebook(path.name)
     except ValueError:
-        return [f"{_short(path)}: is not in lossbook/catalog/notebooks.yml; every notebook is"]
+        return [f"{notebooks.shown(path)}: is not listed in lossbook/catalog/notebooks.yml"]
     checks = [_outputs, _headings, _images]
     if entry.path != catalog.START_HERE:
         checks += [_parameters, _sections, _exercises, _claims]
     findings = [finding for part in checks for finding in part(nb, entry)]
     if path.stat().st_size > MAX_BYTES:
         findings.append(f"is {path.stat().st_size / 1e6:.2f} MB; at most {MAX_BYTES / 1e6:g} MB")
-    return [f"{_short(path)}: {finding}" for finding in findings]
-
-
-def _short(path: Path) -> str:
-    try:
-        return path.relative_to(notebooks.home()).as_posix()
-    except ValueError:
-        return str(path)
+    return [f"{notebooks.shown(path)}: {finding}" for finding in findings]
 
 
 # Structure
@@ -93,12 +86,12 @@ def _parameters(nb, entry) -> Iterator[str]:
         return
     if len(code) < 2 or "configure(" not in code[1].source:
         yield "the cell after the parameters is the setup: imports, then settings.configure(…)"
-    known = notebooks.parameters(nb)
-    for name in notebooks.RESERVED:
+    known = parameters.parse(nb)
+    for name in parameters.RESERVED:
         if name not in known:
             yield f"the parameters cell has no {name!r}; it sets scale, seed and device"
     for parameter in known.values():
-        if parameter.name in notebooks.RESERVED:
+        if parameter.name in parameters.RESERVED:
             continue
         if parameter.ends is None:
             expected = "# one of: a, b" if isinstance(parameter.default, str) else "# 0.02 .. 2"

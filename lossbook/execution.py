@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from lossbook._jupyter.hooks import strip_widgets
 from lossbook.fingerprint import fingerprint
-from lossbook.notebooks import own_scale, read, write
+from lossbook.notebooks import read, write
+from lossbook.parameters import own_scale
 
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+PAPERMILL_NOTE = "papermill-error-cell-tag"  # cells that papermill adds to a failed notebook
 CELL_TIMEOUT = 600  # seconds, for the book's own runs; a reader's run has no limit
 
 
@@ -25,13 +27,14 @@ class NotebookFailed(Exception):
 
 
 def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
-    """Executes a notebook in place at its own defaults and stamps it with its fingerprint.
+    """Executes a notebook in place at its own defaults, as it is committed.
 
-    The file changes only when every cell has run. Returns the seconds that it took.
+    It is stamped with its fingerprint, the seconds and the scale in `metadata.lossbook`. The file
+    changes only when every cell has run. Returns the seconds that it took.
 
     Args:
         path: the notebook.
-        progress: called with 1 when a cell is done.
+        progress: called with 1 when a code cell is done.
 
     Raises:
         NotebookFailed: a cell raised, or took longer than `CELL_TIMEOUT` seconds.
@@ -56,7 +59,7 @@ def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
 
     started = time.perf_counter()
     try:
-        with _environment(LOSSBOOK_SCALE=None):
+        with kernel_environment(LOSSBOOK_SCALE=None):
             client.execute()
     except (CellControlSignal, DeadKernelError) as error:
         raise NotebookFailed(describe_failure(nb, error), nb) from error
@@ -76,6 +79,8 @@ def run(
 ):
     """Runs a notebook with papermill and returns it executed; the file itself stays as it is.
 
+    What is returned is stamped as by `execute`, and with the parameters.
+
     Args:
         path: the notebook.
         parameters: values that replace those of its parameters cell.
@@ -89,21 +94,26 @@ def run(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    nb = read(path)
+    stamp = fingerprint(nb)
     values = dict(parameters or {})
     if scale:
         values["scale"] = scale
     wins = {"LOSSBOOK_SCALE": str(values["scale"])} if "scale" in values else {}
-    with tempfile.TemporaryDirectory() as folder, _environment(**wins):
-        out = Path(folder) / path.name
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, kernel_environment(**wins):
+        scale = os.environ.get("LOSSBOOK_SCALE") or own_scale(nb)
+        out = Path(folder) / "out.ipynb"
         try:
             papermill.execute_notebook(
-                str(path),
+                nb,
                 str(out),
                 parameters=values,
                 cwd=str(path.parent),
                 progress_bar={"desc": path.stem} if progress_bar else False,
                 request_save_on_cell_execute=False,
                 kernel_name="python3",
+                language="python",
                 kernel_manager_class=_kernel_manager(),
                 coalesce_streams=True,
             )
@@ -111,10 +121,16 @@ def run(
             nb = read(out)
             raise NotebookFailed(describe_failure(nb, error), nb) from error
         except DeadKernelError as error:
-            nb = read(path)
-            raise NotebookFailed(describe_failure(nb, error), nb) from error
+            raise NotebookFailed(str(error), nb) from error
         nb = read(out)
+    seconds = round(time.perf_counter() - started, 1)
     clean(nb)
+    nb.metadata["lossbook"] = {
+        "fingerprint": stamp,
+        "seconds": seconds,
+        "scale": scale,
+        "parameters": values,
+    }
     return nb
 
 
@@ -125,7 +141,8 @@ def is_stale(nb) -> bool:
 
 def describe_failure(nb, error: Exception, lines: int = 12) -> str:
     """Returns what went wrong in a notebook: the cell, its first lines, the traceback's end."""
-    for number, cell in enumerate(nb.cells, 1):
+    own = [cell for cell in nb.cells if PAPERMILL_NOTE not in cell.metadata.get("tags", [])]
+    for number, cell in enumerate(own, 1):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 source = "\n".join(f"    {line}" for line in cell.source.splitlines()[:6])
@@ -156,7 +173,8 @@ def clean(nb) -> None:
     That is widget state, widget views with a picture beside them, timings, the notes of papermill
     and jupytext, and the interpreter's version.
     """
-    for name in ("widgets", "papermill", "jupytext"):
+    strip_widgets(nb)
+    for name in ("papermill", "jupytext"):
         nb.metadata.pop(name, None)
     nb.metadata["kernelspec"] = {
         "display_name": "Python 3 (ipykernel)",
@@ -169,16 +187,6 @@ def clean(nb) -> None:
             cell.metadata.pop(name, None)
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]  # papermill leaves empty lists
-        for output in cell.get("outputs", []):
-            if has_picture(output.get("data", {})):
-                output.data.pop(WIDGET_VIEW, None)
-
-
-def has_picture(data: dict) -> bool:
-    """Whether an output's bundle shows a picture where no kernel runs."""
-    return any(kind.startswith("image/") for kind in data) or "<img" in "".join(
-        data.get("text/html", "")
-    )
 
 
 @cache
@@ -202,7 +210,7 @@ def _kernel_manager() -> type:
 
 
 @contextmanager
-def _environment(**changes: str | None) -> Iterator[None]:
+def kernel_environment(**changes: str | None) -> Iterator[None]:
     """Sets the variables that kernels started inside inherit; None unsets one.
 
     Progress bars are off, and the kernel imports the same package as we do.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lossbook import catalog, notebooks
-from lossbook.claims import MIME, benjamini_hochberg
 
+MIME = "application/vnd.lossbook.claim+json"  # as in lossbook.claims, which imports torch
 LEVEL = 0.05  # how often chance alone gives a verdict where there is no difference
 
 
@@ -38,7 +38,8 @@ def collect(places: Iterable[Path]) -> list[dict]:
     records = []
     for path in _files(places):
         for record in claims_of(notebooks.read(path)):
-            records.append({**record, "notebook": _shown(path), "part": _part(record["paper"])})
+            origin = {"notebook": notebooks.shown(path), "part": _part(record["paper"])}
+            records.append({**record, **origin})
     order = {paper.id: place for place, paper in enumerate(catalog.papers())}
     return sorted(records, key=lambda record: order.get(record["paper"], len(order)))
 
@@ -49,13 +50,6 @@ def _files(places: Iterable[Path]) -> list[Path]:
         found = sorted(place.rglob("*.ipynb")) if place.is_dir() else [place]
         files += [path for path in found if ".ipynb_checkpoints" not in path.parts]
     return files
-
-
-def _shown(path: Path) -> str:
-    try:
-        return path.resolve().relative_to(notebooks.home()).as_posix()
-    except ValueError:
-        return str(path)
 
 
 def _part(paper: str) -> int | None:
@@ -72,6 +66,8 @@ def summary(records: list[dict]) -> dict:
     are the measured claims whose difference from zero survives Benjamini and Hochberg's procedure
     at a false discovery rate of 5 %.
     """
+    from lossbook.claims import benjamini_hochberg
+
     measured = [record for record in records if record["kind"] == "measured"]
     kept = benjamini_hochberg([record["p_value"] for record in measured], LEVEL)
     return {
@@ -96,7 +92,7 @@ def as_text(records: list[dict]) -> str:
     lines: list[str] = []
     titles = {part.number: part.title for part in catalog.parts()}
     facts = summary(records)
-    part = paper = None
+    part = paper = ()  # nothing shown yet
     for record in records:
         if record["part"] != part:
             part, paper = record["part"], None

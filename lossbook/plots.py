@@ -30,6 +30,9 @@ STYLE = {
 }
 mpl.rcParams.update(STYLE)
 
+CLASS_COLORS = mpl.colors.ListedColormap(PALETTE)
+"""One color for each of ten classes, for ``scatter(c=labels, cmap=…, vmin=0, vmax=9)``."""
+
 
 def figure(width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int = 1, **subplots):
     """A figure in the book's style with its axes (one, or an array as from ``subplots``).
@@ -44,9 +47,20 @@ def figure(width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int 
     Returns:
         ``(figure, axes)``.
     """
+    fig = blank_figure(width, height)
+    return fig, fig.subplots(rows, columns, **subplots)
+
+
+def blank_figure(width: float = 6.4, height: float = 3.6) -> Figure:
+    """A figure without axes, for layouts that :func:`figure` does not have."""
     fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(fig)
-    return fig, fig.subplots(rows, columns, **subplots)
+    return fig
+
+
+def two_colors(low: str, high: str) -> mpl.colors.Colormap:
+    """A colormap from one color through near white to another, for beliefs between two classes."""
+    return mpl.colors.LinearSegmentedColormap.from_list("two_colors", [low, "#f7f7f7", high])
 
 
 def png(fig: Figure) -> bytes:

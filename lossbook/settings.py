@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from lossbook._checks import one_of
+
 SCALES = ("smoke", "quick", "full")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -52,8 +54,7 @@ def configure(scale: str = "quick", seed: int = 0, device: str = "auto") -> Run:
 def _scale(scale: str) -> str:
     environment = os.environ.get("LOSSBOOK_SCALE")
     name, value = ("LOSSBOOK_SCALE", environment) if environment else ("scale", scale)
-    if value not in SCALES:
-        raise ValueError(f"{name} must be one of {', '.join(SCALES)}, got {value!r}")
+    one_of(name, value, SCALES)
     return value
 
 
@@ -73,7 +74,7 @@ def _device(device: str | torch.device) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
     kind, _, index = name.partition(":")
     if kind not in DEVICES[1:] or (index and not index.isdecimal()):
-        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+        raise ValueError(f"device must be one of {', '.join(map(repr, DEVICES))}, got {device!r}")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {device!r} was asked for, but torch finds {torch.cuda.device_count()} "

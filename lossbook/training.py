@@ -7,7 +7,6 @@ Replicas (seeds times knob values) are stacked along a new first dimension and t
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import numbers
 import os
@@ -17,11 +16,15 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import product, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from lossbook._checks import in_range, one_of, positive
 
 if TYPE_CHECKING:
     import pandas
@@ -38,7 +41,7 @@ COLUMNS = ("replica", "seed", "step", "loss")
 LOOK_EVERY = 20
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What a training run left behind.
 
@@ -59,6 +62,13 @@ class History:
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
     _template: nn.Module
+
+    def __repr__(self) -> str:
+        replicas = "1 replica" if len(self) == 1 else f"{len(self)} replicas"
+        stopped = int(self.replicas["stopped_at"].notna().sum())
+        state = [f"{stopped} stopped"] * (stopped > 0) + ["interrupted"] * self.interrupted
+        steps = 0 if self.frame.empty else self.frame["step"].max()
+        return f"<History: {', '.join([replicas, f'{steps} steps', *state])}>"
 
     def __len__(self) -> int:
         """Number of replicas."""
@@ -81,18 +91,23 @@ class History:
         Returns:
             What the model returns, with a first dimension of R replicas.
         """
-        device = _device(self._template)
+        state = (*self.parameters.values(), *self.buffers.values())
+        device = state[0].device if state else torch.device("cpu")
         inputs = tuple(x.to(device) for x in (inputs if isinstance(inputs, tuple) else (inputs,)))
         if per_replica and any(len(x) != len(self) for x in inputs):
             raise ValueError(
                 f"inputs must have a first dimension of {len(self)} replicas, "
                 f"got shapes {[tuple(x.shape) for x in inputs]}"
             )
-        with _eval_mode(self._template), _isolated_rng(0, device):
-            call = _stateful(self._template, lambda model, inputs: model(*inputs))
-            return _vmap(call, (0, 0, 0 if per_replica else None))(
-                self.parameters, self.buffers, inputs
-            )[0]
+        call = _stateful(self._template, lambda model, inputs: model(*inputs))
+        with _eval_mode(self._template):
+            if len(self) > 1:
+                dims = (0, 0, 0 if per_replica else None)
+                return _vmap(call, dims)(self.parameters, self.buffers, inputs)[0]
+            # Models that fit() trained need not run under vmap.
+            state = ({k: v[0] for k, v in s.items()} for s in (self.parameters, self.buffers))
+            outputs = call(*state, tuple(x[0] for x in inputs) if per_replica else inputs)[0]
+            return _map(lambda output: output.unsqueeze(0), outputs)
 
     def model(self, replica: int = 0) -> nn.Module:
         """Return one replica as an independent module in eval mode."""
@@ -169,7 +184,7 @@ def fit(
     trainable = [p for p in model.parameters() if p.requires_grad]
     update = _torch_optimizer(optimizer, trainable, learning_rate, weight_decay, momentum)
     recorder = _Recorder(_rows([seed], [_plain(knobs)]), every, steps)
-    batches = _batches(_to(data, device), batch_size, seed, device)
+    batches = _batches(_to(data, device), seed, device, batch_size)
     settings = {"seed": seed, **_plain(knobs), "learning_rate": learning_rate}
     model.train()
     failure = None
@@ -188,13 +203,14 @@ def fit(
             update.step()
             if evaluate is not None and recorder.is_due(step):
                 with torch.no_grad(), _eval_mode(model):
-                    scores = {k: torch.as_tensor(v).reshape(1) for k, v in evaluate(model).items()}
-                recorder.add_scores(step, scores)
+                    scores = _tensors_of(evaluate)(model)
+                recorder.add_scores(step, {k: v.reshape(1) for k, v in scores.items()})
             bar(step)
 
     update.zero_grad()
     model.eval()
-    history = recorder.history(*torch.func.stack_module_state([model]), model)
+    parameters, buffers = _stack_models([model])
+    history = recorder.history(parameters, buffers, model)
     if failure:
         error = FloatingPointError(failure)
         error.history = history
@@ -267,12 +283,11 @@ def fit_replicas(
         [setting.get(name, default) for setting in settings]
         for name, default in zip(OPTIMIZER_KNOBS, (learning_rate, weight_decay), strict=True)
     ]
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    in_range("seeds", seeds, at_least=1)
+    one_of("optimizer", optimizer, OPTIMIZERS)
     _check_schedule(steps, every, clip_norm, momentum)
     _check_rates(*rates)
-    _check_optimizer(optimizer)
-    datasets = _per_seed_data(data, seeds, batch_size)
+    datasets = _per_seed_data(data, seeds, batch_size, device)
 
     run_seeds = [replica_seed(seed, i) for i in range(seeds)]
     models = [_make(make_model, run_seed, device) for run_seed in run_seeds]
@@ -281,31 +296,21 @@ def fit_replicas(
         {name: value for name, value in setting.items() if name not in OPTIMIZER_KNOBS}
         for setting in settings
     ]
-    datasets = [_to(dataset, device) for dataset in datasets]
     _try_settings(template, loss, datasets[0], batch_size, run_seeds[0], loss_knobs, device)
 
     copies = len(settings)
-    parameters, buffers = (
-        {name: _repeat(stacked.detach(), copies) for name, stacked in state.items()}
-        for state in torch.func.stack_module_state(models)
-    )
-    trainable = {
-        name: parameters[name].requires_grad_()
+    parameters, buffers = _stack_models(models, copies)
+    trainable = [
+        parameters[name].requires_grad_()
         for name, parameter in template.named_parameters()
         if parameter.requires_grad
-    }
+    ]
     del models
     dtype = next((p.dtype for p in parameters.values() if p.is_floating_point()), None)
-    knobs = {
-        name: _knob_tensor([setting[name] for setting in loss_knobs] * seeds, dtype, device)
-        for name in loss_knobs[0]
-    }
-    update = StackedOptimizer(
-        list(trainable.values()),
-        optimizer,
-        *(torch.tensor(rate * seeds, dtype=dtype, device=device) for rate in rates),
-        momentum=momentum,
-    )
+    numbers = partial(torch.tensor, dtype=dtype, device=device)
+    knobs = {name: numbers([k[name] for k in loss_knobs] * seeds) for name in loss_knobs[0]}
+    rates = (numbers(values * seeds) for values in rates)
+    update = StackedOptimizer(trainable, optimizer, *rates, momentum=momentum)
     batches, batch_dim = _replica_batches(datasets, batch_size, run_seeds, copies, device)
     losses_of = _vmap(_stateful(template, _unpacked(loss)), (0, 0, batch_dim, 0))
     scores_of = evaluate and _vmap(_stateful(template, _tensors_of(evaluate)), (0, 0))
@@ -316,9 +321,7 @@ def fit_replicas(
         for step in range(1, steps + 1):
             before = {name: buffer.clone() for name, buffer in buffers.items()}
             losses, after = losses_of(parameters, buffers, next(batches), knobs)
-            gradients = torch.autograd.grad(
-                losses.sum(), list(trainable.values()), allow_unused=True
-            )
+            gradients = torch.autograd.grad(losses.sum(), trainable, allow_unused=True)
             losses = losses.detach()
             active = active & torch.isfinite(losses) & _all_finite(gradients, losses)
             if clip_norm is not None:
@@ -370,7 +373,7 @@ class StackedOptimizer:
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-8,
     ):
-        _check_optimizer(name)
+        one_of("name", name, OPTIMIZERS)
         self.parameters = parameters
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -399,8 +402,9 @@ class StackedOptimizer:
 
     def _adam(self, parameter, gradient, rate, decay, on, count, mean, square):
         first, second = self.betas
-        mean.lerp_(gradient, (1 - first) * on)
-        square.lerp_(gradient * gradient, (1 - second) * on)
+        moves = on.to(parameter.dtype)
+        mean.lerp_(gradient, (1 - first) * moves)
+        square.lerp_(gradient * gradient, (1 - second) * moves)
         if self.decays:
             parameter.mul_(1 - rate * decay)
         scale = (square / (1 - second**count)).sqrt_().add_(self.epsilon)
@@ -453,7 +457,7 @@ class _Recorder:
         size, steps = len(self.rows), min(len(self.losses), len(self.active))
         losses, active = np.zeros((size, steps)), np.ones((size, steps), dtype=bool)
         if steps:
-            losses = torch.stack(self.losses[:steps], 1).double().cpu().numpy()
+            losses = torch.stack(self.losses[:steps], 1).cpu().double().numpy()
             active = torch.stack(self.active[:steps], 1).cpu().numpy()
         # A stopped replica keeps the row of the step that stopped it.
         kept = np.concatenate([np.ones((size, 1), dtype=bool), active[:, :-1]], 1)[:, :steps]
@@ -466,7 +470,7 @@ class _Recorder:
             column = np.full((size, steps), np.nan)
             for at, scores in self.scores:
                 if at <= steps and name in scores:
-                    values = scores[name].detach().double().cpu().numpy()
+                    values = scores[name].detach().cpu().double().numpy()
                     column[:, at - 1] = np.where(active[:, at - 1], values, np.nan)
             frame[name] = column[replica, step]
 
@@ -504,8 +508,31 @@ def _stateful(model: nn.Module, function: Callable) -> Callable:
     return call
 
 
-def _vmap(call: Callable, in_dims: tuple[int | None, ...]) -> Callable:
-    return torch.func.vmap(call, in_dims=in_dims, randomness="different")
+def _stack_models(
+    models: list[nn.Module], copies: int = 1
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return stacked parameters and buffers, each model's repeated ``copies`` times."""
+    parameters, buffers = torch.func.stack_module_state(models)
+    return (
+        {name: _repeat(stacked.detach(), copies) for name, stacked in parameters.items()},
+        {name: _repeat(stacked.detach(), copies) for name, stacked in buffers.items()},
+    )
+
+
+def _vmap(call: Callable, in_dims: tuple[Any, ...]) -> Callable:
+    mapped = torch.func.vmap(call, in_dims=in_dims, randomness="different")
+
+    def explained(*arguments):
+        try:
+            return mapped(*arguments)
+        except RuntimeError as error:
+            error.add_note(
+                "This ran under torch.func.vmap, where code can't branch on the values of tensors "
+                "or call .item(); lossbook.training.fit trains one model without vmap."
+            )
+            raise
+
+    return explained
 
 
 def _unpacked(loss: Loss) -> Callable:
@@ -513,7 +540,16 @@ def _unpacked(loss: Loss) -> Callable:
 
 
 def _tensors_of(evaluate: Evaluate) -> Callable:
-    return lambda model: {name: torch.as_tensor(v) for name, v in evaluate(model).items()}
+    def scores(model):
+        tensors = {name: torch.as_tensor(value) for name, value in evaluate(model).items()}
+        for name, tensor in tensors.items():
+            if tensor.dim() != 0:
+                raise ValueError(
+                    f"evaluate must return scalars, got shape {tuple(tensor.shape)} for {name!r}"
+                )
+        return tensors
+
+    return scores
 
 
 def _scalar(value: Tensor) -> Tensor:
@@ -548,7 +584,7 @@ def _clip(gradients: Sequence[Tensor | None], clip_norm: float) -> list[Tensor |
 def _torch_optimizer(optimizer, parameters, learning_rate, weight_decay, momentum):
     if callable(optimizer):
         return optimizer(parameters)
-    _check_optimizer(optimizer)
+    one_of("optimizer", optimizer, OPTIMIZERS)
     if optimizer == "adam":
         return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
     return torch.optim.SGD(
@@ -589,7 +625,7 @@ def _isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 def _grid_settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     values = {name: _grid_values(name, of) for name, of in grid.items()}
-    return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    return [dict(zip(values, point, strict=True)) for point in product(*values.values())]
 
 
 def _grid_values(name: str, values: Sequence[float]) -> list[float]:
@@ -609,14 +645,9 @@ def _grid_values(name: str, values: Sequence[float]) -> list[float]:
     return plain
 
 
-def _knob_tensor(values: list[float], dtype: torch.dtype | None, device: torch.device) -> Tensor:
-    whole = all(isinstance(value, int) for value in values)
-    return torch.tensor(values, dtype=torch.int64 if whole else dtype, device=device)
-
-
 def _try_settings(template, loss, dataset, batch_size, seed, settings, device) -> None:
     """Call the loss once with plain numbers: under vmap an objective can't check its knobs."""
-    batch = next(_batches(dataset, batch_size, seed, device))
+    batch = next(_batches(dataset, seed, device, batch_size))
     for knobs in settings:
         model = copy.deepcopy(template)
         with torch.no_grad(), _isolated_rng(seed, device):
@@ -672,7 +703,15 @@ def _map(function: Callable[..., Tensor], *batches: Batch) -> Batch:
     if isinstance(first, tuple):
         values = [function(*tensors) for tensors in zip(*batches, strict=True)]
         return type(first)(*values) if hasattr(first, "_fields") else tuple(values)
+    if not isinstance(first, Tensor):
+        raise ValueError(
+            f"expected a tensor, or a tuple or dict of tensors, got {type(first).__name__}"
+        )
     return function(*batches)
+
+
+def _select(batch: Batch, index: Tensor) -> Batch:
+    return _map(lambda tensor: tensor[index], batch)
 
 
 def _to(data: Batch | Sampler, device: torch.device) -> Batch | Sampler:
@@ -698,17 +737,16 @@ def _shuffled(n: int, batch_size: int, generator: torch.Generator) -> Iterator[T
 
 
 def _batches(
-    data: Batch | Sampler, batch_size: int | None, seed: int, device: torch.device
+    data: Batch | Sampler, seed: int, device: torch.device, batch_size: int | None = None
 ) -> Iterator[Batch]:
     generator = _generator(seed)
     if callable(data):
         while True:
-            yield _to(data(generator), device)
+            yield _map(lambda tensor: tensor.to(device), data(generator))
     if batch_size is None:
-        yield from itertools.repeat(data)
+        yield from repeat(data)
     for index in _shuffled(len(_fields(data)[0]), batch_size, generator):
-        index = index.to(device)
-        yield _map(lambda tensor: tensor[index], data)  # noqa: B023
+        yield _select(data, index.to(device))
 
 
 def _replica_batches(
@@ -717,46 +755,64 @@ def _replica_batches(
     seeds: list[int],
     copies: int,
     device: torch.device,
-) -> tuple[Iterator[Batch], int | None]:
+) -> tuple[Iterator[Batch], Any]:
     """Return the batches of all replicas, and which of their dimensions counts replicas."""
-    first = datasets[0]
-    shared = not callable(first) and all(dataset is first for dataset in datasets)
-    if shared and batch_size is None:
-        return itertools.repeat(first), None
-    if shared:
-        return _shared_minibatches(first, batch_size, seeds, copies, device), 0
-    if not callable(first) and batch_size is None:
-        return itertools.repeat(_stack(datasets, copies)), 0
+    if callable(datasets[0]):
+        streams = [_batches(*pair, device) for pair in zip(datasets, seeds, strict=True)]
+        return (_map(_stack(copies), *batches) for batches in zip(*streams, strict=True)), 0
+    if batch_size is None:
+        # What all seeds share is neither stacked nor repeated.
+        dims = _map(lambda *tensors: None if _same(tensors) else 0, *datasets)
+        stack = _stack(copies)
+        batch = _map(lambda *tensors: tensors[0] if _same(tensors) else stack(*tensors), *datasets)
+        return repeat(batch), dims
+    return _replica_minibatches(datasets, batch_size, seeds, copies, device), 0
+
+
+def _replica_minibatches(
+    datasets: list[Batch], batch_size: int, seeds: list[int], copies: int, device: torch.device
+) -> Iterator[Batch]:
     streams = [
-        _batches(dataset, batch_size, seed, device)
+        _shuffled(len(_fields(dataset)[0]), batch_size, _generator(seed))
         for dataset, seed in zip(datasets, seeds, strict=True)
     ]
-    return (_stack(batches, copies) for batches in zip(*streams, strict=True)), 0
-
-
-def _shared_minibatches(
-    data: Batch, batch_size: int, seeds: list[int], copies: int, device: torch.device
-) -> Iterator[Batch]:
-    """Gather the minibatches of all replicas from one copy of the data."""
-    n = len(_fields(data)[0])
-    streams = [_shuffled(n, batch_size, _generator(seed)) for seed in seeds]
     for indices in zip(*streams, strict=True):
-        index = _repeat(torch.stack(indices), copies).to(device)
-        yield _map(lambda tensor: tensor[index], data)  # noqa: B023
+        yield _map(_take(torch.stack(indices).to(device), copies), *datasets)
 
 
-def _stack(batches: Sequence[Batch], copies: int) -> Batch:
-    return _map(lambda *tensors: _repeat(torch.stack(tensors), copies), *batches)
+def _take(indices: Tensor, copies: int) -> Callable[..., Tensor]:
+    """Return a function that takes each seed's indices, shape (seeds, n), from its tensor."""
+    repeated = _repeat(indices, copies)
+
+    def take(*tensors):
+        if _same(tensors):
+            return tensors[0][repeated]
+        return _stack(copies)(*(t[index] for t, index in zip(tensors, indices, strict=True)))
+
+    return take
 
 
-def _per_seed_data(data, seeds: int, batch_size: int | None) -> list[Batch | Sampler]:
+def _stack(copies: int) -> Callable[..., Tensor]:
+    return lambda *tensors: _repeat(torch.stack(tensors), copies)
+
+
+def _same(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor is tensors[0] for tensor in tensors)
+
+
+def _per_seed_data(
+    data: Any, seeds: int, batch_size: int | None, device: torch.device
+) -> list[Batch | Sampler]:
+    """Return one dataset per seed, on the device; a tensor that occurs twice is moved once."""
     if not isinstance(data, list):
         _check_data("data", data, batch_size)
-        return [data] * seeds
+        return [_to(data, device)] * seeds
     if len(data) != seeds:
         raise ValueError(f"data must have one entry for each of {seeds} seeds, got {len(data)}")
     for i, dataset in enumerate(data):
         _check_data(f"data[{i}]", dataset, batch_size)
+    if len({callable(dataset) for dataset in data}) > 1:
+        raise ValueError("data must hold either tensors for every seed or functions for every seed")
     if batch_size is None and not callable(data[0]):
         shapes = {tuple(tuple(tensor.shape) for tensor in _fields(dataset)) for dataset in data}
         if len(shapes) > 1:
@@ -764,7 +820,14 @@ def _per_seed_data(data, seeds: int, batch_size: int | None) -> list[Batch | Sam
                 "data of different seeds must have the same shapes when batch_size is None, "
                 f"got {sorted(shapes)}"
             )
-    return data
+    moved: dict[int, Tensor] = {}
+
+    def move(tensor):
+        if id(tensor) not in moved:
+            moved[id(tensor)] = tensor.to(device)
+        return moved[id(tensor)]
+
+    return [dataset if callable(dataset) else _map(move, dataset) for dataset in data]
 
 
 def _check_data(name: str, data: Batch | Sampler, batch_size: int | None) -> None:
@@ -795,27 +858,19 @@ def _check_data(name: str, data: Batch | Sampler, batch_size: int | None) -> Non
 def _check_schedule(
     steps: int, every: int | None, clip_norm: float | None, momentum: float
 ) -> None:
-    for name, value in (("steps", steps), ("every", every)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be positive, got {clip_norm}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+    in_range("steps", steps, at_least=1)
+    in_range("momentum", momentum, at_least=0, below=1)
+    if every is not None:
+        in_range("every", every, at_least=1)
+    if clip_norm is not None:
+        positive("clip_norm", clip_norm)
 
 
 def _check_rates(learning_rates: list[float], weight_decays: list[float]) -> None:
     for value in learning_rates:
-        if not 0 < value < math.inf:
-            raise ValueError(f"learning_rate must be positive, got {value}")
+        positive("learning_rate", value)
     for value in weight_decays:
-        if not 0 <= value < math.inf:
-            raise ValueError(f"weight_decay must not be negative, got {value}")
-
-
-def _check_optimizer(name: str) -> None:
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
+        in_range("weight_decay", value, at_least=0)
 
 
 @contextmanager

@@ -4,23 +4,13 @@ Both show controls and picture as one widget, beside a static picture that remai
 runs. ipywidgets and matplotlib are imported when a widget is made.
 """
 
-import asyncio
-import html
 from collections.abc import Callable
 from typing import Any
 
-from lossbook._controls import (
-    Control,
-    choice,
-    int_slider,
-    log_slider,
-    make_widgets,
-    slider,
-    toggle,
-)
-from lossbook._live import LIVE, display_once, replace_previous
+from lossbook._controls import Control, choice, int_slider, log_slider, slider, toggle
+from lossbook._live import LIVE, LiveFigure
 from lossbook._panel import TrainingPanel
-from lossbook._picture import Picture
+from lossbook._picture import DRAWING
 
 __all__ = [
     "Explorer",
@@ -34,18 +24,13 @@ __all__ = [
     "toggle",
 ]
 
-# A slider that is dragged sends messages faster than a figure draws. Drawing waits until no
-# message has come for QUIET seconds, at most PATIENCE times over, so that old values are skipped.
-QUIET = 0.002
-PATIENCE = 10
-
 
 def explore(draw: Callable[..., None], *, figure, alt: str, **controls: Control) -> "Explorer":
     """Show a figure whose knobs the reader moves.
 
     Args:
         draw: called as ``draw(**values)``; updates the figure's artists, never clears it.
-        figure: from ``plots.figure``.
+        figure: from ``plots.figure``; axes keep the layout of the first drawing.
         alt: what the picture shows, for readers who don't see it.
         **controls: one ``slider``, ``log_slider``, ``int_slider``, ``choice`` or ``toggle`` for
             each argument of ``draw``.
@@ -59,57 +44,19 @@ def explore(draw: Callable[..., None], *, figure, alt: str, **controls: Control)
     return Explorer(draw, figure=figure, alt=alt, **controls)
 
 
-class Explorer:
-    """A figure with controls; made by :func:`explore`.
-
-    Attributes:
-        values: the knobs' present values.
-        errors: the exceptions that ``draw`` raised, the newest last.
-    """
+class Explorer(LiveFigure):
+    """A figure with knobs; made by :func:`explore`."""
 
     def __init__(self, draw: Callable[..., None], *, figure, alt: str, **controls: Control):
-        import ipywidgets
-
+        super().__init__(figure, alt, controls)
         self._draw = draw
-        self._controls = controls
-        self._widgets = make_widgets(controls)
-        self._picture = Picture(figure, alt)
-        self._message = ipywidgets.HTML()
-        self._changes = 0
-        self._waiting = False
         self._muted = False
-        self.errors: list[Exception] = []
-
-        draw(**self.values)
-        self._picture.show()
+        with DRAWING:
+            draw(**self.values)
+            self._picture.show()
         for widget in self._widgets.values():
             widget.observe(self._changed, "value")
-        self._box = ipywidgets.VBox(
-            [
-                *self._widgets.values(),
-                self._picture.image,
-                self._picture.spoken_alt(),
-                self._message,
-            ],
-            layout={"max_width": f"{self._picture.image.width}px", "overflow": "hidden"},
-        )
-        replace_previous(self)
-        LIVE.add(self)
-        display_once(self._picture.bundle(self._box))
-
-    def __repr__(self) -> str:
-        return f"Explorer({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
-
-    def _ipython_display_(self) -> None:
-        """Nothing: the explorer was displayed when it was made."""
-
-    @property
-    def alt(self) -> str:
-        return self._picture.alt
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return {name: widget.value for name, widget in self._widgets.items()}
+        self._display()
 
     def set(self, **values: Any) -> None:
         """Move knobs and draw at once.
@@ -117,13 +64,9 @@ class Explorer:
         Raises:
             ValueError: if a name is no knob of this figure.
         """
-        for name in values:
-            if name not in self._widgets:
-                raise ValueError(f"{name} must be one of {list(self._widgets)}")
         self._muted = True
         try:
-            for name, value in values.items():
-                self._widgets[name].value = value
+            super().set(**values)
         finally:
             self._muted = False
         self._refresh()
@@ -137,72 +80,36 @@ class Explorer:
         Returns:
             For each knob a list of (value, PNG).
         """
-        defaults = {name: control.value for name, control in self._controls.items()}
-        frames = {}
-        for name, control in self._controls.items():
-            frames[name] = []
-            for value in control.positions(steps):
-                self._draw(**{**defaults, name: value})
-                frames[name].append((value, self._picture.render()))
+        frames = {
+            name: [(value, self._frame(name, value)) for value in control.positions(steps)]
+            for name, control in self._controls.items()
+        }
         self._refresh()
         return frames
 
-    def close(self) -> None:
-        """Remove the widget from the front end and from :func:`exercise_all`."""
-        LIVE.discard(self)
-        for widget in (*self._box.children, self._box):
-            widget.close()
+    def _frame(self, name: str, value: Any) -> bytes:
+        with DRAWING:
+            self._draw(**{**self.defaults, name: value})
+            return self._picture.render()
 
-    def exercise(self, steps: int) -> list[tuple[str, int, list[str]]]:
-        """Move each knob over its range; per knob the distinct pictures and the failures."""
-        defaults = {name: control.value for name, control in self._controls.items()}
-        rows = []
-        for name, control in self._controls.items():
-            pictures, failures = set(), []
-            for value in control.positions(steps):
-                seen = len(self.errors)
-                self.set(**{**defaults, name: value})
-                faults = [repr(e) for e in self.errors[seen:]] or self._picture.defects()
-                failures += [f"{name}={value!r}: {fault}" for fault in faults]
-                pictures.add(self._picture.image.value)
-            rows.append((name, len(pictures), failures))
-        self.set(**defaults)
-        return rows
+    def _try(self, values: dict[str, Any]) -> None:
+        self.set(**values)
 
     def _changed(self, _change) -> None:
-        self._changes += 1
-        if self._muted or self._waiting:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._refresh()
-        else:
-            self._waiting = True
-            loop.call_later(QUIET, self._settle, loop, self._changes, PATIENCE)
-
-    def _settle(self, loop, changes: int, patience: int) -> None:
-        if self._changes != changes and patience:
-            loop.call_later(QUIET, self._settle, loop, self._changes, patience - 1)
-        else:
-            self._waiting = False
+        """Draw at once: the front end holds back newer values until it is done, and then sends the
+        newest, so that a slider that is dragged never queues drawings."""
+        if not self._muted:
             self._refresh()
 
     def _refresh(self) -> None:
         try:
-            self._draw(**self.values)
-            self._picture.show()
-        except Exception as error:  # whatever draw raises belongs to the reader, not to the kernel
-            self.errors.append(error)
-            self._message.value = error_line(error)
+            with DRAWING:
+                self._draw(**self.values)
+                self._picture.show()
+        except Exception as error:  # the reader sees it, and the next value may work
+            self._report(error)
         else:
             self._message.value = ""
-
-
-def error_line(error: Exception) -> str:
-    """An exception as one red line."""
-    text = html.escape(f"{type(error).__name__}: {error}")
-    return f'<span style="color: #b00020">{text}</span>'
 
 
 def exercise_all(steps: int = 7) -> list[str]:

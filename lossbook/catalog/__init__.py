@@ -154,7 +154,7 @@ def notebook(name: str) -> Notebook:
     key = PurePath(text).stem if "/" in text or text.endswith(".ipynb") else text
     key = key.zfill(2) if key.isdecimal() else key.replace("-", "_")
     if key not in names:
-        raise ValueError(_unknown("notebook", key, names))
+        raise ValueError(_unknown("notebook", key, [entry.slug for entry in notebooks()]))
     return names[key]
 
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lossbook._checks import class_labels, in_range, positive
-from lossbook._numerics import Scalar, log_sum_exp
+from lossbook._checks import class_labels, in_range, not_empty, positive
+from lossbook._numerics import Scalar, full_precision, log_sum_exp
 from lossbook.baselines import label_log_probability, pgd_attack, reduce
 
 LARGEST_EXPONENT = 30.0
@@ -189,7 +189,8 @@ def smooth_adversarial_comp_sum_loss(
         The mean over samples.
 
     Raises:
-        ValueError: for arguments out of these ranges or labels that are not n integers.
+        ValueError: for an empty batch, arguments out of these ranges or labels that are not n
+            integers.
 
     Reference:
         A. Mao, M. Mohri, Y. Zhong, ICML 2023, arXiv:2304.07288.
@@ -197,6 +198,7 @@ def smooth_adversarial_comp_sum_loss(
     in_range("tau", tau, at_least=0)
     positive("rho", rho)
     in_range("nu", nu, at_least=0)
+    not_empty("inputs", inputs)
     class_labels(labels, len(inputs))
     clean = model(inputs)
     clean_margins = _margins(clean, labels)
@@ -213,4 +215,5 @@ def smooth_adversarial_comp_sum_loss(
 
 def _margins(logits: Tensor, labels: Tensor) -> Tensor:
     """How far the label's logit is above each logit; the label's own margin is 0."""
+    (logits,) = full_precision(logits)
     return logits.gather(-1, labels.long()[:, None]) - logits

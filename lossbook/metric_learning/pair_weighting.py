@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lossbook._checks import class_labels, in_range, matrix, one_of, positive
+from lossbook._checks import (
+    class_labels,
+    in_range,
+    matrix,
+    not_empty,
+    one_of,
+    positive,
+    same_shape,
+)
 from lossbook._numerics import Scalar, full_precision, inner_products, log_sum_exp
 from lossbook.baselines import margin_logits, pair_masks
 from lossbook.chunking import mean_over_anchors
@@ -40,13 +48,14 @@ def pair_weights(
         (n, n), at least 0.
 
     Raises:
-        ValueError: for an empty matrix or labels that are not n integers.
+        ValueError: for a matrix that is empty or not square or labels that are not n integers.
 
     Reference:
         X. Wang, X. Han, W. Huang, D. Dong, M. R. Scott, "Multi-Similarity Loss with General Pair
         Weighting for Deep Metric Learning", CVPR 2019, arXiv:1904.06627.
     """
     matrix("similarities", similarities)
+    same_shape("similarities", similarities, "its transpose", similarities.mT)
     class_labels(labels, len(similarities))
     return torch.func.grad(loss)(similarities, labels).abs()
 
@@ -77,11 +86,14 @@ def multi_similarity_mask(
         without a negative keeps none.
 
     Raises:
-        ValueError: for a negative margin.
+        ValueError: for an empty matrix, different shapes or a negative margin.
 
     Reference:
         X. Wang et al., CVPR 2019, arXiv:1904.06627.
     """
+    matrix("similarities", similarities)
+    same_shape("positives", positives, "similarities", similarities)
+    same_shape("negatives", negatives, "similarities", similarities)
     in_range("margin", margin, at_least=0)
     hardest_positive = similarities.masked_fill(~positives, torch.inf).amin(-1, keepdim=True)
     hardest_negative = similarities.masked_fill(~negatives, -torch.inf).amax(-1, keepdim=True)
@@ -138,8 +150,9 @@ def multi_similarity_loss(
     (embeddings,) = full_precision(embeddings)
     n = len(embeddings)
     knobs = {"alpha": alpha, "beta": beta, "base": base, "margin": margin if mine else None}
-    rows = partial(_multi_similarity_rows, **knobs)
-    return mean_over_anchors(rows, n, n, embeddings, labels, chunk_size=chunk_size)
+    return mean_over_anchors(
+        _multi_similarity_rows, n, n, embeddings, labels, chunk_size=chunk_size, **knobs
+    )
 
 
 def _multi_similarity_rows(index, embeddings, labels, *, alpha, beta, base, margin):
@@ -173,14 +186,16 @@ def whisker_mask(
         values number m/4 and 3m/4 (rounded down), as in the official code, and carry no gradient.
 
     Raises:
-        ValueError: for a negative r.
+        ValueError: for no values, a mask of another shape or a negative r.
 
     Reference:
         J. Jung, S. Lee, H. Oh, Y. Park, J. Park, S. Son, "Unified Negative Pair Generation toward
         Well-discriminative Feature Space for Face Recognition", BMVC 2022, arXiv:2203.11593.
     """
+    not_empty("values", values)
     in_range("r", r, at_least=0)
     mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    same_shape("mask", mask, "values", values)
     ranked = values.detach().masked_fill(~mask, torch.inf).sort().values
     count = mask.sum()
     q1, q3 = (ranked.gather(0, (part * count // 4).reshape(1)) for part in (1, 3))
@@ -271,12 +286,16 @@ def soft_pair_loss(
         The mean over anchors.
 
     Raises:
-        ValueError: for an unknown form or an alpha or beta that is not positive.
+        ValueError: for an empty matrix, different shapes, an unknown form or an alpha or beta that
+            is not positive.
 
     Reference:
         S. Venkataramanan et al., "It Takes Two to Tango: Mixup for Deep Metric Learning", ICLR
         2022, arXiv:2106.04990.
     """
+    matrix("similarities", similarities)
+    same_shape("pair_labels", pair_labels, "similarities", similarities)
+    same_shape("mask", mask, "similarities", similarities)
     one_of("form", form, ("contrastive", "multi-similarity"))
     positive("alpha", alpha)
     positive("beta", beta)

@@ -7,6 +7,8 @@ Reference for the whole module: F. Wang, H. Liu, "Understanding the Behaviour of
 CVPR 2021, arXiv:2012.09740.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -51,11 +53,18 @@ def hard_contrastive_loss(
     s, own = _similarities(queries, keys)
     positive("temperature", temperature)
     in_range("hard_fraction", hard_fraction, above=0, at_most=1)
-    ranked = s.detach().masked_fill(own, -torch.inf).sort(dim=-1, descending=True).values
-    n_kept = torch.as_tensor(hard_fraction * (len(s) - 1), device=s.device).ceil().long()
-    last = (n_kept - 1).clamp(min=0).expand(len(s), 1)
-    kept = own | (s >= ranked.gather(-1, last))
+    kept = own | (s >= _last_kept(s.detach().masked_fill(own, -torch.inf), hard_fraction))
     return (log_sum_exp(s / temperature, kept) - s.diagonal() / temperature).mean()
+
+
+def _last_kept(s: Tensor, hard_fraction: Scalar) -> Tensor:
+    """The similarity of each row's last negative in its hardest share, (n, 1)."""
+    n_negatives = s.shape[1] - 1
+    if isinstance(hard_fraction, Tensor):
+        last = ((hard_fraction * n_negatives).ceil().long() - 1).clamp(min=0)
+        return s.sort(dim=-1, descending=True).values.gather(-1, last.expand(len(s), 1))
+    # A share known in Python spares the full sort, which costs three times as much.
+    return s.topk(max(math.ceil(hard_fraction * n_negatives), 1), dim=-1).values[:, -1:]
 
 
 def simple_contrastive_loss(
@@ -112,10 +121,7 @@ def relative_penalty(
     Reference:
         F. Wang, H. Liu, CVPR 2021, arXiv:2012.09740.
     """
-    matrix("similarities", similarities)
-    positive("temperature", temperature)
-    (similarities,) = full_precision(similarities)
-    return (similarities / temperature).softmax(-1)
+    return _log_relative_penalty(similarities, temperature).exp()
 
 
 def penalty_entropy(
@@ -138,7 +144,16 @@ def penalty_entropy(
     Reference:
         F. Wang, H. Liu, CVPR 2021, arXiv:2012.09740.
     """
-    return torch.special.entr(relative_penalty(similarities, temperature=temperature)).sum(-1)
+    # entr(r) would have an infinite slope where a share underflows to 0.
+    log_shares = _log_relative_penalty(similarities, temperature)
+    return -(log_shares.exp() * log_shares).sum(-1)
+
+
+def _log_relative_penalty(similarities: Tensor, temperature: Scalar) -> Tensor:
+    matrix("similarities", similarities)
+    positive("temperature", temperature)
+    (similarities,) = full_precision(similarities)
+    return (similarities / temperature).log_softmax(-1)
 
 
 def uniformity(embeddings: Float[Tensor, "n d"], *, t: Scalar = 2.0) -> Float[Tensor, ""]:

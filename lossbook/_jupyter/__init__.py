@@ -1,0 +1,1 @@
+"""What Jupyter's server loads from the package: configuration and a save hook."""

@@ -1,0 +1,256 @@
+"""The book's widgets and notebooks, driven in JupyterLab as a reader does.
+
+One file, so that one server and one browser serve all of it, and no two tests compete for the CPU
+that the latency is measured on.
+"""
+
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+
+EXPLORER = """
+import numpy as np
+from lossbook import plots
+from lossbook.widgets import choice, explore, int_slider, log_slider, slider, toggle
+
+figure, axes = plots.figure()
+x = np.linspace(0, 1, 200)
+(curve,) = axes.plot(x, x)
+axes.set(ylim=(-2, 2), xlabel="x", title="A wave")
+drawn = []
+
+def draw(frequency, offset, order, doubled, shape):
+    drawn.append(frequency)
+    if offset == 1:
+        raise ValueError("offset <1> is too large")
+    wave = {"sine": np.sin, "cosine": np.cos}[shape]
+    curve.set_ydata(wave(order * frequency * x) * (2 if doubled else 1) + offset)
+
+explorer = explore(
+    draw, figure=figure, alt="A wave of one curve.", frequency=log_slider(0.1, 100, 5),
+    offset=slider(-1, 1, 0), order=int_slider(1, 5, 1), doubled=toggle(False),
+    shape=choice(["sine", "cosine"], "sine"),
+)
+"""
+PANEL = """
+import threading, time
+import numpy as np
+from lossbook import plots
+from lossbook.widgets import TrainingPanel, log_slider
+
+figure, axes = plots.figure()
+(curve,) = axes.plot([], [])
+axes.set(xlim=(0, 1000), ylim=(0, 2), xlabel="step", title="Loss")
+seen = []
+
+def step(state, rate):
+    time.sleep(0.002)
+    seen.append(rate)
+    state["w"] *= 1 - rate
+    return {"loss": state["w"] ** 2}
+
+def draw(state, history):
+    curve.set_data(range(len(history["loss"])), history["loss"])
+
+panel = TrainingPanel(
+    lambda seed: {"w": 1.0}, step, draw, figure=figure, alt="A loss that falls.", steps=20,
+    rate=log_slider(1e-5, 0.1, 1e-3),
+)
+"""
+TRAINING_THREADS = """
+print([t.name for t in threading.enumerate()].count("TrainingPanel"), panel.running)
+"""
+
+# Counts, for the image given, the time from each key press to the frame that shows the new picture,
+# and the frames in which there is no picture or an empty one.
+WATCH = """
+image => {
+  const watch = (window.watch = { latencies: [], blank: 0, flat: 0 });
+  const canvas = document.createElement('canvas');
+  canvas.width = 64;
+  canvas.height = 36;
+  const context = canvas.getContext('2d', { willReadFrequently: true });
+  let pressed = null;
+  document.addEventListener('keydown', () => (pressed ??= performance.now()), true);
+  const isFlat = () => {
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    const pixels = new Uint32Array(context.getImageData(0, 0, 64, 36).data.buffer);
+    return pixels.every(pixel => pixel === pixels[0]);
+  };
+  let shown = image.src;
+  const look = () => {
+    if (!image.naturalWidth || !image.clientHeight) watch.blank++;
+    else if (image.src !== shown && image.complete) {
+      shown = image.src;
+      if (pressed !== null) watch.latencies.push(performance.now() - pressed);
+      pressed = null;
+      if (isFlat()) watch.flat++;
+    }
+    requestAnimationFrame(look);
+  };
+  look();
+}
+"""
+
+
+def test_a_key_press_shows_its_picture_at_once(server, open_notebook):
+    lab = open_notebook(server.add("explorer.ipynb", EXPLORER, "print(drawn[-1], len(drawn))"))
+    lab.run_all()
+    cell = lab.cell(0)
+    cell.get_by_role("slider").first.focus()
+    cell.locator("img").evaluate(WATCH)
+    height = cell.bounding_box()["height"]
+    for presses in range(1, 31):
+        lab.page.keyboard.press("ArrowRight")
+        lab.page.wait_for_function(f"watch.latencies.length == {presses}", timeout=5000)
+    watch = lab.page.evaluate("watch")
+    latencies = sorted(watch["latencies"])
+    median = statistics.median(latencies)
+    print(f"key press to pixels: median {median:.0f} ms, 90 % within {latencies[26]:.0f} ms")
+    assert median <= 400
+    assert watch["blank"] == watch["flat"] == 0
+    assert cell.bounding_box()["height"] == height
+    assert lab.failures() == []
+
+
+def test_a_burst_of_keys_ends_at_the_newest_value(server, open_notebook):
+    lab = open_notebook(server.add("burst.ipynb", EXPLORER, "print(drawn[-1], len(drawn))"))
+    lab.run_all()
+    lab.cell(0).get_by_role("slider").first.focus()
+    for _ in range(40):
+        lab.page.keyboard.press("ArrowRight")
+    lab.page.wait_for_timeout(1000)
+    frequency, drawings = map(float, lab.run(1).split())
+    assert frequency == pytest.approx(5 * 1000 ** (40 / 100), rel=0.05)
+    assert drawings <= 41
+    assert lab.failures() == []
+
+
+def test_every_kind_of_control_draws_and_errors_are_shown(server, open_notebook):
+    lab = open_notebook(server.add("controls.ipynb", EXPLORER, "print(explorer)"))
+    lab.run_all()
+    cell = lab.cell(0)
+    output = cell.locator(".jp-OutputArea")
+    for label in ("frequency", "offset", "order", "doubled", "shape"):
+        assert output.get_by_text(label, exact=True).first.is_visible()
+    assert output.get_by_text("A wave of one curve.").count() == 1  # for screen readers
+    image = output.locator("img")
+    assert image.bounding_box()["width"] <= 704
+
+    for move in (
+        lambda: cell.get_by_role("slider").nth(2).press("ArrowRight"),
+        lambda: cell.get_by_role("checkbox").check(),
+        lambda: cell.get_by_role("combobox").select_option("cosine"),
+    ):
+        before = image.get_attribute("src")
+        move()
+        lab.wait_for_new_picture(image, before)
+    assert "order=2, doubled=True, shape='cosine'" in lab.run(1)
+
+    cell.get_by_role("slider").nth(1).press("End")
+    cell.get_by_text("ValueError: offset <1> is too large").wait_for()
+    cell.get_by_role("slider").nth(1).press("ArrowLeft")
+    cell.get_by_text("ValueError").wait_for(state="detached")
+    assert lab.failures() == []
+
+
+def test_pictures_remain_where_no_kernel_runs(server, open_notebook):
+    name = server.add("saved.ipynb", EXPLORER, PANEL)
+    lab = open_notebook(name)
+    lab.run_all()
+    lab.save()
+    lab.command("notebook:trust")
+    assert lab.cell(0).get_by_role("slider").count() == 3  # the live widgets stay
+    saved = server.saved(name)
+    kinds = [set(o["data"]) for c in saved["cells"] for o in c["outputs"] if "data" in o]
+    assert kinds == [{"text/html", "text/plain"}] * 2
+    assert "widgets" not in saved["metadata"]
+
+    server.restart()
+    again = open_notebook(name)
+    again.command("notebook:trust")
+    for index, alt in enumerate(("A wave of one curve.", "A loss that falls.")):
+        picture = again.cell(index).get_by_role("img", name=alt)
+        picture.scroll_into_view_if_needed()
+        assert picture.evaluate("image => image.naturalWidth") > 0
+    assert again.failures() == []
+
+
+def test_training_leaves_the_kernel_to_other_cells(server, open_notebook):
+    lab = open_notebook(
+        server.add("panel.ipynb", PANEL, TRAINING_THREADS, "print(len(seen), seen[-1])")
+    )
+    lab.run_all()
+    cell = lab.cell(0)
+    cell.get_by_role("button", name="Start").click()
+    cell.get_by_text("steps/s").wait_for()
+    assert lab.run(1).split() == ["1", "True"]
+    before = int(lab.run(2).split()[0])
+    lab.page.wait_for_timeout(300)
+    assert int(lab.run(2).split()[0]) > before
+
+    cell.get_by_role("slider").press("End")
+    lab.page.wait_for_timeout(300)
+    assert float(lab.run(2).split()[1]) == pytest.approx(0.1)
+
+    pressed = time.time()
+    cell.get_by_role("button", name="Pause").click()
+    cell.get_by_role("button", name="Start").wait_for()
+    print(f"pause after {1000 * (time.time() - pressed):.0f} ms")
+    assert lab.run(1).split() == ["0", "False"]
+
+    cell.get_by_role("button", name="Start").click()
+    cell.get_by_role("button", name="Pause").wait_for()
+    lab.run(0)
+    assert lab.run(1).split() == ["0", "False"]
+    lab.cell(0).get_by_role("button", name="Start").click()
+    lab.cell(0).get_by_role("button", name="Pause").wait_for()
+    assert lab.run(1).split() == ["1", "True"]
+    assert lab.failures() == []
+
+
+def test_training_ends_when_the_front_end_has_gone(server, open_notebook):
+    hurry = "import lossbook._panel\nlossbook._panel.BEAT = 0.2"
+    name = server.add("gone.ipynb", hurry, PANEL, "print(panel.running, panel.status)")
+    lab = open_notebook(name)
+    lab.run_all()
+    lab.cell(1).get_by_role("button", name="Start").click()
+    lab.page.wait_for_timeout(3000)
+    assert lab.run(2).startswith("True")  # the front end answers
+    lab.save()
+    lab.page.close()
+    time.sleep(4)
+    again = open_notebook(name)  # its kernel still runs
+    assert "no front end answered" in again.run(2)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path, server, open_notebook):
+    check_notebook(path, server, open_notebook)
+
+
+def check_notebook(path: Path, server, open_notebook) -> None:
+    """A book's notebook opens cold, runs, and answers each of its sliders."""
+    lab = open_notebook(server.copy(path))
+    assert lab.failures() == []
+    lab.run_all()
+    assert lab.failures() == []
+    for box in lab.page.locator(".widget-vbox:has(> img)").all():
+        image = box.locator("img")
+        for slider in box.get_by_role("slider").all():
+            before = image.get_attribute("src")
+            slider.scroll_into_view_if_needed()
+            slider.press("ArrowLeft")
+            slider.press("ArrowRight")
+            slider.press("ArrowRight")
+            if box.get_by_role("button", name="Step").count():
+                box.get_by_role("button", name="Step").click()
+            lab.wait_for_new_picture(image, before)
+    assert lab.failures() == []

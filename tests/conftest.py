@@ -1,0 +1,20 @@
+"""Every test runs on one thread and starts from the same seed."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    if config.getoption("--jaxtyping-packages", None):
+        import beartype
+
+        # An int is welcome where a float is asked for (PEP 484); beartype wants to be told so.
+        conf = beartype.BeartypeConf(is_pep484_tower=True)
+        beartype.beartype = beartype.beartype(conf=conf)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
