@@ -42,8 +42,8 @@ test-full: test ## run every check on every notebook, current ones too
 
 lint: ## check the style of code and notebooks
 	@$(BOOTSTRAP) book test
-	@.venv/bin/python -m ruff check lossbook tests benchmarks tools notebooks
-	@.venv/bin/python -m ruff format --check lossbook tests benchmarks tools
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
 
 bench: ## compare speed and memory with other libraries
 	@$(BOOTSTRAP) book test

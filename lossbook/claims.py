@@ -30,6 +30,9 @@ POWER = 0.8
 COLORS = {"reproduced": "#178a68", "contradicted": "#d04d32", "inconclusive": "#7a7a82"}
 SYMBOLS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?"}
 
+# A list, array, tensor or pandas series of numbers.
+Values = Any
+
 _recorded: dict[str, Claim] = {}
 
 
@@ -55,9 +58,7 @@ class Comparison:
     verdict: str
 
 
-def compare(
-    treatment: Sequence[float], baseline: Sequence[float], direction: str = "higher"
-) -> Comparison:
+def compare(treatment: Values, baseline: Values, direction: str = "higher") -> Comparison:
     r"""Compare two arms that ran on the same seeds.
 
     With the differences :math:`d_i` of :math:`n` pairs and their standard deviation :math:`s`,
@@ -81,7 +82,9 @@ def compare(
     return _compare(("treatment", treatment), ("baseline", baseline), direction)
 
 
-def _compare(treatment: tuple[str, Any], baseline: tuple[str, Any], direction: str) -> Comparison:
+def _compare(
+    treatment: tuple[str, Values], baseline: tuple[str, Values], direction: str
+) -> Comparison:
     from scipy import stats
 
     one_of("direction", direction, ("higher", "lower"))
@@ -121,7 +124,7 @@ def _verdict(low: float, high: float) -> str:
     return "contradicted" if high < 0 else "inconclusive"
 
 
-def _values(name: str, values: Any) -> np.ndarray:
+def _values(name: str, values: Values) -> np.ndarray:
     """Return a new float64 vector, or raise with the name of the arm."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().double().numpy()
@@ -194,8 +197,8 @@ def record(
     claim: str,
     sentence: str,
     metric: str,
-    treatment: tuple[str, Sequence[float]],
-    baseline: tuple[str, Sequence[float]],
+    treatment: tuple[str, Values],
+    baseline: tuple[str, Values],
     direction: str = "higher",
     run: Run | None = None,
 ) -> Claim:
@@ -248,7 +251,7 @@ def exact(
     paper: str,
     claim: str,
     sentence: str,
-    deviations: Any,
+    deviations: Values,
     tolerance: float = 1e-6,
     run: Run | None = None,
 ) -> Claim:
@@ -391,7 +394,7 @@ def _best_rows(
     return best.sort_values("seed")
 
 
-def benjamini_hochberg(p_values: Sequence[float], level: float = 0.05) -> np.ndarray:
+def benjamini_hochberg(p_values: Values, level: float = 0.05) -> np.ndarray:
     r"""Say which of many hypotheses to reject, at a false discovery rate of ``level``.
 
     Rejects the :math:`k` smallest of the :math:`m` p-values, with the largest :math:`k` for which

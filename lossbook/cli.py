@@ -1,6 +1,7 @@
 """The command `lossbook`."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 
 import click
@@ -66,7 +68,7 @@ def main() -> None:
 @click.option("--search", metavar="WORDS", help="Papers that contain all these words, best first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def list_(part: str | None, search: str | None, as_json: bool) -> None:
-    """List the catalog: parts, notebooks and papers, and what is done."""
+    """List parts, notebooks and papers, and what is done."""
     with _bad_input():
         parts = [catalog.part(part)] if part else catalog.parts()
     numbers = {p.number for p in parts}
@@ -130,7 +132,7 @@ def _paper_line(paper: Paper) -> str:
 @main.command()
 @click.argument("name", metavar="PAPER")
 def show(name: str) -> None:
-    """Show a paper's entry: its idea, its formula, its source, where it is in the book."""
+    """Show a paper: idea, formula, source, place in the book."""
     with _bad_input():
         paper = catalog.paper(name)
     entry = catalog.notebook(paper.notebook)
@@ -184,6 +186,11 @@ def cite(name: str) -> None:
 # Running
 
 
+def _expect_interrupts() -> None:
+    """Keeps Ctrl-C short: asyncio would log each task that nbclient leaves behind."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
 @main.command()
 @click.argument("name", metavar="NOTEBOOK")
 @click.option(
@@ -202,7 +209,7 @@ def cite(name: str) -> None:
     help="The executed notebook's file or folder [default: runs/].",
 )
 def run(name: str, assignments: tuple[str, ...], scale: str | None, output: Path | None) -> None:
-    """Run a notebook with other parameters and save the result as a new file.
+    """Run a notebook with other parameters, into a new file.
 
     NOTEBOOK is a number (21), a name (pair_weighting) or a path. `lossbook run 21 -p seed=3`
     """
@@ -215,6 +222,7 @@ def run(name: str, assignments: tuple[str, ...], scale: str | None, output: Path
         assignments += (f"scale={scale}",) if scale else ()
         values = parameters.assign(assignments, parameters.parse(nb))
         target = _target(output, path)
+    _expect_interrupts()
     try:
         executed = run_notebook(path, values, progress_bar=True)
     except NotebookFailed as failure:
@@ -233,7 +241,7 @@ def _target(output: Path | None, notebook: Path) -> Path:
     if target.suffix != ".ipynb":
         if output and target.suffix and not target.is_dir():
             raise ValueError(f"OUT must be a folder or end in .ipynb, got {str(output)!r}")
-        target = target / f"{notebook.stem}-{time.strftime('%Y%m%d-%H%M%S')}.ipynb"
+        target = _unused(target / f"{notebook.stem}-{time.strftime('%Y%m%d-%H%M%S')}.ipynb")
     if target.resolve() == notebook:
         raise ValueError(f"OUT must not be the notebook itself, got {str(output)!r}")
     try:
@@ -245,15 +253,22 @@ def _target(output: Path | None, notebook: Path) -> Path:
     return target
 
 
+def _unused(path: Path) -> Path:
+    """The path itself or, for a second run in the same second, one with a number."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
+
+
 @main.command()
 @click.argument("names", metavar="NOTEBOOK…", nargs=-1)
 @click.option("--stale", is_flag=True, help="Only those whose outputs are not current.")
 @click.option("--all", "everything", is_flag=True, help="Every notebook that is written.")
 def execute(names: tuple[str, ...], stale: bool, everything: bool) -> None:
-    """Execute notebooks in place at their own defaults (for maintainers).
+    """Execute notebooks in place, as they are committed.
 
-    A file changes only when all of its cells have run. Widget state and timings are removed, and
-    the notebook is stamped with the fingerprint that tells whether its outputs are current.
+    For maintainers: they run at their own defaults, whatever LOSSBOOK_SCALE says. A file changes
+    only when all of its cells have run. Widget state and timings are removed, and the notebook is
+    stamped with the fingerprint that tells whether its outputs are current.
     """
     from lossbook.execution import NotebookFailed, is_stale
     from lossbook.execution import execute as execute_notebook
@@ -265,6 +280,7 @@ def execute(names: tuple[str, ...], stale: bool, everything: bool) -> None:
         opened = {path: notebooks.read(path) for path in paths}
     if stale:
         paths = [path for path in paths if is_stale(opened[path])]
+    _expect_interrupts()
     failures = 0
     for path in paths:
         cells = sum(cell.cell_type == "code" for cell in opened[path].cells)
@@ -290,7 +306,10 @@ def execute(names: tuple[str, ...], stale: bool, everything: bool) -> None:
     help="The port to serve on [default: 8888 or the next free one; also PORT].",
 )
 def lab(port: int | None) -> None:
-    """Open the book in JupyterLab, on this machine only and with a token."""
+    """Open the book in JupyterLab.
+
+    It listens on this machine only, and asks for the token in the address that it prints.
+    """
     from lossbook.lab import command
 
     with _bad_input():
@@ -311,9 +330,11 @@ def lab(port: int | None) -> None:
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def report(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Report the claims that executed notebooks have measured, with their verdicts.
+    """Report what has been measured: the ledger of claims.
 
-    Without a PATH it reads the notebooks of the book; a PATH is a notebook or a folder of them.
+    Each claim stands with its difference, 95 % interval, number of seeds, the smallest effect
+    that they could have shown, and its verdict. Without a PATH it reads the notebooks of the book;
+    a PATH is a notebook or a folder of them.
     """
     from lossbook import ledger
 
@@ -326,7 +347,7 @@ def report(paths: tuple[Path, ...], as_json: bool) -> None:
 @click.argument("names", metavar="[NOTEBOOK…]", nargs=-1)
 @click.option("--stale", is_flag=True, help="Only list notebooks whose outputs are not current.")
 def check(names: tuple[str, ...], stale: bool) -> None:
-    """Check the contract of notebooks and the catalog's pointers.
+    """Check notebooks and the catalog against their contract.
 
     Exit code 1 if something breaks the contract. Stale outputs are listed, and are no failure.
     """

@@ -237,7 +237,12 @@ def _images(nb, entry) -> Iterator[str]:
 
 
 def _claims(nb, entry) -> Iterator[str]:
-    recorded = {claim["paper"] for claim in ledger.claims_of(nb)}
+    claims = ledger.claims_of(nb)
+    recorded = {claim["paper"] for claim in claims}
+    scale = parameters.own_scale(nb)
+    for claim in claims:
+        if claim["scale"] != scale:
+            yield f"claim {claim['id']!r} is recorded at scale {claim['scale']}; expected {scale}"
     for name in sorted(recorded - set(entry.papers)):
         yield f"records a claim of {name!r}; its papers are {', '.join(entry.papers) or 'none'}"
     for name in entry.papers:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,15 @@ from lossbook.fingerprint import fingerprint
 from lossbook.notebooks import read, write
 from lossbook.parameters import own_scale
 
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
 PAPERMILL_NOTE = "papermill-error-cell-tag"  # cells that papermill adds to a failed notebook
 CELL_TIMEOUT = 600  # seconds, for the book's own runs; a reader's run has no limit
 
@@ -59,8 +69,10 @@ def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
 
     started = time.perf_counter()
     try:
-        with kernel_environment(LOSSBOOK_SCALE=None):
-            client.execute()
+        # Not client.execute(), which answers Ctrl-C with a failed assertion.
+        with kernel_environment(LOSSBOOK_SCALE=None), client.setup_kernel():
+            for index, cell in enumerate(nb.cells):
+                client.execute_cell(cell, index)
     except (CellControlSignal, DeadKernelError) as error:
         raise NotebookFailed(describe_failure(nb, error), nb) from error
     seconds = round(time.perf_counter() - started, 1)
@@ -171,17 +183,13 @@ def clean(nb) -> None:
     """Removes what only a running front end can use, or what differs from run to run.
 
     That is widget state, widget views with a picture beside them, timings, the notes of papermill
-    and jupytext, and the interpreter's version.
+    and jupytext, the kernel's name and the interpreter's version.
     """
     strip_widgets(nb)
     for name in ("papermill", "jupytext"):
         nb.metadata.pop(name, None)
-    nb.metadata["kernelspec"] = {
-        "display_name": "Python 3 (ipykernel)",
-        "language": "python",
-        "name": "python3",
-    }
-    nb.metadata.get("language_info", {}).pop("version", None)
+    nb.metadata["kernelspec"] = dict(KERNEL)
+    nb.metadata["language_info"] = dict(LANGUAGE)
     for cell in nb.cells:
         for name in ("execution", "papermill", "ExecuteTime", "lines_to_next_cell"):
             cell.metadata.pop(name, None)
@@ -197,14 +205,13 @@ def _kernel_manager() -> type:
     from jupyter_client.manager import AsyncKernelManager
 
     class ThisInterpreter(AsyncKernelManager):
-        def __init__(self, **options):
-            super().__init__(**options)
-            if self.has_trait("transport_encryption"):  # since jupyter_client 8.9
-                self.transport_encryption = "auto"  # else the kernel warns on our terminal
-
         @property
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(resource_dir="", **get_kernel_dict())
+
+        async def start_kernel(self, **options):
+            # What the kernel process itself logs; what cells write arrives as their output.
+            return await super().start_kernel(stderr=subprocess.DEVNULL, **options)
 
     return ThisInterpreter
 
@@ -217,7 +224,7 @@ def kernel_environment(**changes: str | None) -> Iterator[None]:
     """
     changes["LOSSBOOK_PROGRESS"] = "0"
     root = Path(__file__).parents[1]
-    if (root / "notebooks").is_dir():  # a checkout, which need not be installed
+    if (root / "pyproject.toml").is_file():  # a checkout, which need not be installed
         paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         changes["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     before = {name: os.environ.get(name) for name in changes}

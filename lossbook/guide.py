@@ -17,9 +17,8 @@ def show_map() -> None:
         f'<td style="text-align: left; white-space: normal">{_titles(part)}</td></tr>'
         for part in catalog.parts()
     )
-    head = "".join(f'<th scope="col">{title}</th>' for title in ("part", "about", "notebooks"))
     _show_html(
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>",
+        _table(("part", "about", "notebooks"), rows),
         f"[map of the book: {done} of {len(catalog.notebooks())} notebooks are written]",
     )
 
@@ -73,8 +72,12 @@ def hits_table(words: str) -> str:
         for paper in hits[:HITS]
     )
     more = f"<p>… and {len(hits) - HITS} more.</p>" if len(hits) > HITS else ""
-    head = '<th scope="col">paper and notebook</th><th scope="col">idea</th>'
-    return f"{about}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+    return about + _table(("paper and notebook", "idea"), rows) + more
+
+
+def _table(titles: tuple[str, ...], rows: str) -> str:
+    head = "".join(f'<th scope="col" style="text-align: left">{title}</th>' for title in titles)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _titles(part: catalog.Part) -> str:

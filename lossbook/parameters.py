@@ -4,6 +4,7 @@ import ast
 import io
 import re
 import tokenize
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -17,8 +18,8 @@ class Parameter:
 
     name: str
     default: object
-    low: float | None = None
-    high: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
     choices: tuple[str, ...] = ()
 
     @property
@@ -124,7 +125,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def assign(assignments: list[str], known: dict[str, Parameter]) -> dict[str, object]:
+def assign(assignments: Iterable[str], known: dict[str, Parameter]) -> dict[str, object]:
     """Returns the values of `name=value` arguments, checked against a notebook's parameters.
 
     Values are YAML: numbers, true and false, null, strings and lists such as `[0.1, 0.2]`.

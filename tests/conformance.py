@@ -28,7 +28,7 @@ def listed() -> list[str]:
     """The dotted paths of all objectives."""
     of_papers = [path for paper in catalog.papers() for path in paper.objective]
     of_baselines = [f"lossbook.baselines.{n}" for n in vars(baselines) if n.endswith("_loss")]
-    return of_papers + sorted(of_baselines)
+    return list(dict.fromkeys(of_papers + sorted(of_baselines)))
 
 
 # What each input may look like ------------------------------------------------------------------

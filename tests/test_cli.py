@@ -142,8 +142,9 @@ def test_run_writes_the_notebook_that_it_was_asked_for(lossbook, book, fake_run,
 
     assert lossbook("run", "pairs", "-o", "new/folder/result.ipynb").exit_code == 0
     assert os.listdir("new/folder") == ["result.ipynb"]
-    assert lossbook("run", "pairs", "-o", "other").exit_code == 0
-    assert len(os.listdir("other")) == 1
+    for _ in range(3):  # within a second or not, no run replaces another
+        assert lossbook("run", "pairs", "-o", "other").exit_code == 0
+    assert len(os.listdir("other")) == 3
 
 
 @pytest.mark.parametrize(

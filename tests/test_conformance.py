@@ -103,9 +103,9 @@ def test_values_and_gradients_stay_finite(objective, knobs, case):
         assert "at least 2" in str(error) and case.size("n") == 1
         return
     assert all(output.isfinite().all() for output in outputs)
-    total = sum(output.sum() for output in outputs)
-    if total.requires_grad:
-        total.backward()
+    values = [output for output in outputs if output.is_floating_point()]
+    if values:
+        sum(value.sum() for value in values).backward()  # a loss of zero has a graph too
     gradients = [x.grad for x in inputs.values() if needs_gradient(x) and x.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
 
@@ -253,6 +253,28 @@ def test_an_empty_batch_is_refused(objective):
         pytest.skip("takes any shape, an empty one too")
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
         objective(objective.inputs(Case({symbol: 0})))
+
+
+# The suite itself -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, values",
+    [
+        ("T > 0.", [0, -1]),
+        ("sharpness on positives, positive.", [0, -1]),
+        ("mix in [0, 1], the share of the positive; drawn anew", [-1, 2]),
+        ("alpha in (0, 1], the share", [-1, 2, 0]),
+        ("in [-1.5, 1).", [-2.5, 2, 1]),
+        ("n, at least 2; it matters", [1]),
+        ("m >= 0, radians", [-1]),
+        ("m, the similarity above which positive pairs", []),
+    ],
+)
+def test_ranges_are_read_from_docstrings(text, values):
+    found = values_outside(text)
+    assert [value for value in found if value == value] == values
+    assert len(found) == len(values) + bool(values), "NaN lies outside every range"
 
 
 # Helpers ----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def exercise(number):
 
 
 def good_cells():
-    claim = {"id": "comp-sum/bound", "paper": "comp-sum"}
+    claim = {"id": "comp-sum/bound", "paper": "comp-sum", "scale": "quick"}
     figure = '<img alt="a curve that falls" src="data:image/png;base64,">'
     return [
         ("text", "# Cross-entropy and its relatives"),
@@ -119,7 +119,8 @@ def grow(nb):
     nb.cells[0].source += "\n" + "x" * 1_100_000
 
 
-CLAIM_OF_ANOTHER = {MIME: {"id": "ldr/x", "paper": "ldr"}}
+CLAIM_OF_ANOTHER = {MIME: {"id": "ldr/x", "paper": "ldr", "scale": "quick"}}
+CLAIM_AT_SMOKE = {MIME: {"id": "comp-sum/x", "paper": "comp-sum", "scale": "smoke"}}
 
 BROKEN = [
     (replace("# Cross", "## Cross"), "has 0 titles (#)"),
@@ -151,6 +152,7 @@ BROKEN = [
     (put_output("display_data", data={"image/png": ""}), "cell [3] shows a picture without alt"),
     (replace("Work", "![](a.png) Work"), "cell 9 has a picture without alt text"),
     (remove("claim()"), "records no claim of 'comp-sum'; each paper has at least one"),
+    (put_output("display_data", data=CLAIM_AT_SMOKE), "is recorded at scale smoke; expected quick"),
     (put_output("display_data", data=CLAIM_OF_ANOTHER), "records a claim of 'ldr'; its papers are"),
 ]
 
@@ -187,7 +189,7 @@ def test_pointers_of_the_catalog_are_followed(book, monkeypatch):
         rows[0] = dataclasses.replace(catalog.paper("comp-sum"), **values)
         return "\n".join(contract.check_catalog())
 
-    good = change(test="", objective="lossbook.catalog.papers".split(), authors=("A. Author",))
+    good = change(test="", objective=("lossbook.catalog.papers",), authors=("A. Author",))
     assert good == (
         "lossbook/catalog/papers.yml: comp-sum: has no test, though its notebook is written"
     )

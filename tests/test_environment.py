@@ -1,6 +1,5 @@
 """The project's files agree: ranges, pins, conda, Binder, CI, README and what a wheel holds."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import lossbook
+from tools import bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -40,14 +40,6 @@ def ranges():
 
 def pins():
     return {canonicalize_name(r.name): r for r in map(Requirement, lines("constraints.txt"))}
-
-
-@pytest.fixture(scope="module")
-def bootstrap():
-    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "tools" / "bootstrap.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # Ranges and pins
@@ -79,7 +71,7 @@ def supported_pythons():
     return sorted(found, key=lambda version: int(version.split(".")[1]))
 
 
-def test_one_range_of_pythons(bootstrap):
+def test_one_range_of_pythons():
     oldest, *_, newest = supported_pythons()
     assert PROJECT["requires-python"] == f">={oldest}"
     assert bootstrap.dotted(bootstrap.OLDEST) == oldest
@@ -178,13 +170,13 @@ def test_wheel_holds_the_catalog_and_the_server_configuration(tmp_path):
 
 
 @pytest.mark.parametrize("version, refused", [((3, 10), True), ((3, 11), False), ((3, 15), True)])
-def test_bootstrap_refuses_other_pythons(bootstrap, monkeypatch, version, refused):
+def test_bootstrap_refuses_other_pythons(monkeypatch, version, refused):
     monkeypatch.setattr(bootstrap, "sys", fake_sys(version_info=(*version, 0)))
     assert bool(bootstrap.unsupported()) is refused
 
 
 @pytest.mark.parametrize("machine, refused", [("x86_64", True), ("arm64", False)])
-def test_bootstrap_refuses_intel_macs(bootstrap, monkeypatch, machine, refused):
+def test_bootstrap_refuses_intel_macs(monkeypatch, machine, refused):
     monkeypatch.setattr(bootstrap, "sys", fake_sys(platform="darwin"))
     monkeypatch.setattr(bootstrap.platform, "machine", lambda: machine)
     assert bool(bootstrap.unsupported()) is refused
@@ -196,7 +188,7 @@ def fake_sys(**changes):
 
 
 @pytest.fixture
-def installs(bootstrap, monkeypatch, tmp_path):
+def installs(monkeypatch, tmp_path):
     """The calls of pip that a set-up would make, in a folder of its own."""
     calls = []
     monkeypatch.setattr(bootstrap, "STAMP", tmp_path / "stamp.txt")
@@ -209,7 +201,7 @@ def installs(bootstrap, monkeypatch, tmp_path):
     return calls
 
 
-def test_bootstrap_installs_once(bootstrap, installs, tmp_path):
+def test_bootstrap_installs_once(installs, tmp_path):
     constraints = tmp_path / "pins.txt"
     constraints.write_text("torch==2.5.0\n")
     bootstrap.set_up(["book", "test"], constraints)
@@ -225,9 +217,7 @@ def test_bootstrap_installs_once(bootstrap, installs, tmp_path):
 @pytest.mark.parametrize(
     "gpu, reachable, size", [(True, True, "2.7 GB"), (False, True, "200 MB"), (False, False, "or")]
 )
-def test_bootstrap_says_what_it_downloads(
-    bootstrap, installs, monkeypatch, capsys, gpu, reachable, size
-):
+def test_bootstrap_says_what_it_downloads(installs, monkeypatch, capsys, gpu, reachable, size):
     monkeypatch.setattr(bootstrap, "has_nvidia_gpu", lambda: gpu)
     monkeypatch.setattr(bootstrap, "cpu_index_has", lambda version: reachable)
     bootstrap.install_torch("2.13.0")
@@ -235,7 +225,7 @@ def test_bootstrap_says_what_it_downloads(
     assert bool(installs) is (reachable and not gpu)
 
 
-def test_pinned_torch_is_read_from_the_constraints(bootstrap):
+def test_pinned_torch_is_read_from_the_constraints():
     (pin,) = pins()["torch"].specifier
     assert bootstrap.pinned_torch(ROOT / "constraints.txt") == pin.version
     assert SpecifierSet(">=2.5").contains(pin.version)

@@ -103,5 +103,5 @@ def test_clean_leaves_no_widget_state():
     nb = v4.new_notebook(metadata={"widgets": {}, "papermill": {}, "jupytext": {}})
     nb.cells = [v4.new_code_cell("1", metadata={"tags": [], "collapsed": True})]
     execution.clean(nb)
-    assert set(nb.metadata) == {"kernelspec"}
+    assert set(nb.metadata) == {"kernelspec", "language_info"}
     assert nb.cells[0].metadata == {"collapsed": True}

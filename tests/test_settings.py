@@ -48,6 +48,7 @@ def test_auto_prefers_cuda_then_mps(monkeypatch, cuda, mps, expected):
     assert configure("quick", 0, "auto").device == torch.device(expected)
 
 
+@pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@ import copy
 import math
 import subprocess
 import sys
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lossbook import training
 from lossbook.training import StackedOptimizer, fit, fit_replicas, replica_seed
+from lossbook.training.batches import batch_generator, shuffled_indices
+from lossbook.training.fitting import LOOK_EVERY
+from lossbook.training.optimizers import clip_per_replica
 
 X = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
 Y = X[:, :3].argmax(1)
@@ -182,7 +185,7 @@ def test_runs_with_other_seeds_share_none():
 def test_minibatches_cover_each_epoch_without_replacement(n, batch_size, epochs):
     if batch_size > n:
         return
-    batches = training._shuffled(n, batch_size, torch.Generator().manual_seed(0))
+    batches = shuffled_indices(n, batch_size, torch.Generator().manual_seed(0))
     for _ in range(epochs):
         epoch = torch.cat([next(batches) for _ in range(n // batch_size)])
         assert len(set(epoch.tolist())) == len(epoch) == n // batch_size * batch_size
@@ -212,7 +215,7 @@ def test_the_same_seed_gives_the_same_result_and_leaves_the_global_state():
 def test_sampled_data_do_not_repeat_the_initial_weights():
     seed = replica_seed(0, 0)
     weights = made(lambda: nn.ParameterList([nn.Parameter(torch.randn(64))]), seed)[0]
-    data = torch.randn(64, generator=training._generator(seed))
+    data = torch.randn(64, generator=batch_generator(seed))
     assert abs(np.corrcoef(weights.detach(), data)[0, 1]) < 0.5
 
 
@@ -363,7 +366,7 @@ def test_inactive_replicas_and_their_moments_stay(name):
 
 def test_clipping_is_per_replica():
     gradients = [torch.tensor([[3.0], [0.3]]), None, torch.tensor([[4.0], [0.4]])]
-    clipped = training._clip(gradients, 1.0)
+    clipped = clip_per_replica(gradients, 1.0)
     torch.testing.assert_close(clipped[0], torch.tensor([[0.6], [0.3]]))
     torch.testing.assert_close(clipped[2], torch.tensor([[0.8], [0.4]]))
     assert clipped[1] is None
@@ -400,11 +403,10 @@ class Counting(nn.Sequential):
 
 def test_a_diverged_replica_freezes_alone():
     grid = {"explode_at": [0.0, 4.0]}
-    with pytest.warns(RuntimeWarning, match="1 of 2 replicas stopped: loss is inf at step 4") as w:
+    with pytest.warns(RuntimeWarning, match="1 of 2 replicas stopped: loss is inf at step 4"):
         history = fit_replicas(
             Counting, unstable, (X, Y), seeds=1, grid=grid, steps=30, evaluate=accuracy, every=2
         )
-    assert len(w) == 1 and w[0].filename == __file__
     assert history.replicas["stopped_at"].isna().tolist() == [True, False]
     assert history.replicas["stopped_at"][1] == 4
     assert history.replicas["reason"][1] == "loss is inf at step 4 (seed=0, explode_at=4.0)"
@@ -423,6 +425,15 @@ def test_a_diverged_replica_freezes_alone():
     torch.testing.assert_close(
         state["0.weight"][0], healthy[0].weight.detach(), rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.no_typecheck
+def test_one_warning_points_at_the_caller():
+    with pytest.warns(RuntimeWarning) as caught:
+        fit_replicas(mlp, lambda model, x: model(x).mean() / 0.0, X, seeds=5, steps=2)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert str(caught[0].message).count("\n") == 0
+    assert str(caught[0].message).endswith("; and 2 more")
 
 
 def test_a_gradient_that_is_not_finite_stops_too():
@@ -454,7 +465,7 @@ def test_training_stops_when_no_replica_is_left():
 
     with pytest.warns(RuntimeWarning, match="2 of 2 replicas stopped"):
         history = fit_replicas(mlp, loss, X, seeds=2, steps=10_000)
-    assert len(calls) <= 2 * training.LOOK_EVERY
+    assert len(calls) <= 2 * LOOK_EVERY
     assert len(history.frame) == 2
 
 
@@ -605,6 +616,7 @@ def refuse_zero(model, batch, temperature):
     return cross_entropy(model, batch, temperature)
 
 
+@pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -639,6 +651,7 @@ def refuse_zero(model, batch, temperature):
         ({"data": lambda generator: [X, Y]}, "expected a tensor, or a tuple or dict of tensors"),
         ({"data": [(X, Y), lambda generator: (X, Y)]}, "either tensors for every seed or"),
         ({"make_model": lambda: None}, "make_model must return a torch.nn.Module, got NoneType"),
+        ({"make_model": nn.Identity}, "must return a model with parameters that require gradients"),
         ({"loss": lambda model, batch, **knobs: model(batch[0])}, "loss must return a scalar"),
         (
             {"evaluate": lambda model: {"margins": model(X)}},
@@ -663,6 +676,7 @@ def test_bad_arguments_are_named(changes, message):
         fit_replicas(**(arguments | changes))
 
 
+@pytest.mark.no_typecheck
 def test_fit_names_bad_arguments():
     for changes, message in (
         ({"steps": 0}, "steps must be at least 1"),
@@ -713,7 +727,7 @@ def kernel(monkeypatch):
         return handle
 
     clock = iter(range(1000))
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setitem(
         sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1))
     )

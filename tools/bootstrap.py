@@ -69,12 +69,12 @@ def dotted(version):
 def set_up(extras, constraints):
     """Install the package in place with its extras, unless just that has been done."""
     state = fingerprint(constraints)
-    done = STAMP.read_text().split() if STAMP.exists() and works(PYTHON) else []
-    if done and done[0] == state:
-        if set(extras) <= set(done[1:]):
-            return
-        extras = sorted({*extras, *done[1:]})
-    STAMP.unlink() if STAMP.exists() else None
+    done, *installed = STAMP.read_text().split() if STAMP.exists() and works(PYTHON) else [""]
+    if done == state and set(extras) <= set(installed):
+        return
+    extras = sorted({*extras, *installed})
+    if STAMP.exists():
+        STAMP.unlink()
     create_venv()
     install_torch(pinned_torch(constraints))
     print("The other packages: about " + " and ".join(OTHERS[e] for e in extras) + ".", flush=True)
@@ -120,11 +120,8 @@ def install_torch(version):
         say_torch(version, f"CPU build, about {CPU_BUILD}")
         pip("--no-deps", f"torch=={version}", "--index-url", CPU_INDEX)
     else:
-        say_torch(
-            version,
-            f"from your package index since {CPU_INDEX} does not offer it: "
-            f"about {CPU_BUILD} for a CPU build, {CUDA_BUILD} for a CUDA build",
-        )
+        print(f"{CPU_INDEX} cannot be reached or lacks this build: using your package index.")
+        say_torch(version, f"about {CPU_BUILD} as a CPU build, {CUDA_BUILD} as a CUDA build")
 
 
 def say_torch(version, size):
@@ -181,24 +178,24 @@ def provide_browser():
         )
 
 
-def find_browser():
-    """The path of a Chromium or Chrome that starts, or None."""
+def find_browser(python=PYTHON):
+    """The path of a Chromium or Chrome that starts, or None; the browser tests use it too."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     candidates = [shutil.which(name) for name in names]
     candidates += ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"]
-    candidates += [playwrights_browser()]
-    for path in filter(None, candidates):
-        if not os.path.realpath(path).startswith("/snap/") and output(path, "--version"):
+    for path in filter(None, [*candidates, playwrights_browser(python)]):
+        is_snap = os.path.realpath(path).startswith(("/snap/", "/usr/bin/snap"))
+        if not is_snap and output(path, "--version"):
             return path
     return None
 
 
-def playwrights_browser():
+def playwrights_browser(python):
     code = (
         "from playwright.sync_api import sync_playwright as start\n"
         "with start() as playwright: print(playwright.chromium.executable_path)"
     )
-    return output(str(PYTHON), "-c", code)
+    return output(str(python), "-c", code)
 
 
 def distribution():

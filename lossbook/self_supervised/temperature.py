@@ -59,12 +59,12 @@ def hard_contrastive_loss(
 
 def _last_kept(s: Tensor, hard_fraction: Scalar) -> Tensor:
     """The similarity of each row's last negative in its hardest share, (n, 1)."""
-    n_negatives = s.shape[1] - 1
+    n_kept = hard_fraction * (s.shape[1] - 1) - 1e-4  # 0.1 of 30 is more than 3 in floating point
     if isinstance(hard_fraction, Tensor):
-        last = ((hard_fraction * n_negatives).ceil().long() - 1).clamp(min=0)
+        last = (n_kept.ceil().long() - 1).clamp(min=0)
         return s.sort(dim=-1, descending=True).values.gather(-1, last.expand(len(s), 1))
     # A share known in Python spares the full sort, which costs three times as much.
-    return s.topk(max(math.ceil(hard_fraction * n_negatives), 1), dim=-1).values[:, -1:]
+    return s.topk(max(math.ceil(n_kept), 1), dim=-1).values[:, -1:]
 
 
 def simple_contrastive_loss(

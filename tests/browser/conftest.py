@@ -185,6 +185,10 @@ class LabNotebook:
             "() => window.jupyterapp.shell.currentWidget.content.model.toJSON()"
         )
 
+    def is_trusted(self) -> bool:
+        cells = "[...window.jupyterapp.shell.currentWidget.content.model.cells]"
+        return self.page.evaluate(f"() => {cells}.every(cell => cell.trusted)")
+
     def text(self, index: int) -> str:
         outputs = self.content()["cells"][index]["outputs"]
         return "".join("".join(o.get("text", "")) for o in outputs)

@@ -1,0 +1,7 @@
+"""Training: ``fit`` is the plain loop, ``fit_replicas`` trains many replicas of a model at once."""
+
+from lossbook.training.fitting import fit, fit_replicas, replica_seed
+from lossbook.training.history import History
+from lossbook.training.optimizers import StackedOptimizer
+
+__all__ = ["History", "StackedOptimizer", "fit", "fit_replicas", "replica_seed"]

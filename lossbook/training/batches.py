@@ -1,0 +1,182 @@
+"""Batches for one model and for many replicas at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+Sampler = Callable[[torch.Generator], Batch]
+
+
+def _fields(batch: Batch) -> list[Any]:
+    if isinstance(batch, dict):
+        return list(batch.values())
+    return list(batch) if isinstance(batch, tuple) else [batch]
+
+
+def map_batch(function: Callable[..., Any], *batches: Any) -> Any:
+    """Apply function to the corresponding tensors of batches of one structure."""
+    first = batches[0]
+    if isinstance(first, dict):
+        return {key: function(*(batch[key] for batch in batches)) for key in first}
+    if isinstance(first, tuple):
+        values = [function(*tensors) for tensors in zip(*batches, strict=True)]
+        return type(first)(*values) if hasattr(first, "_fields") else tuple(values)
+    if not isinstance(first, Tensor):
+        raise ValueError(
+            f"expected a tensor, or a tuple or dict of tensors, got {type(first).__name__}"
+        )
+    return function(*batches)
+
+
+def _select(batch: Batch, index: Tensor) -> Batch:
+    return map_batch(lambda tensor: tensor[index], batch)
+
+
+def to_device(data: Batch | Sampler, device: torch.device) -> Batch | Sampler:
+    return data if callable(data) else map_batch(lambda tensor: tensor.to(device), data)
+
+
+def repeat_replicas(stacked: Tensor, copies: int) -> Tensor:
+    return stacked.repeat_interleave(copies, 0) if copies > 1 else stacked
+
+
+def batch_generator(seed: int) -> torch.Generator:
+    # Hashed, since torch.manual_seed(seed) draws the initial weights: a sampler that draws
+    # normals would otherwise repeat them.
+    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def shuffled_indices(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the indices of minibatches, epoch after epoch, without the incomplete last one."""
+    while True:
+        order = torch.randperm(n, generator=generator)
+        yield from order[: n - n % batch_size].split(batch_size)
+
+
+def batch_stream(
+    data: Batch | Sampler, seed: int, device: torch.device, batch_size: int | None = None
+) -> Iterator[Batch]:
+    generator = batch_generator(seed)
+    if callable(data):
+        while True:
+            yield map_batch(lambda tensor: tensor.to(device), data(generator))
+    if batch_size is None:
+        yield from repeat(data)
+    for index in shuffled_indices(len(_fields(data)[0]), batch_size, generator):
+        yield _select(data, index.to(device))
+
+
+def replica_batches(
+    datasets: list[Batch | Sampler],
+    batch_size: int | None,
+    seeds: list[int],
+    copies: int,
+    device: torch.device,
+) -> tuple[Iterator[Batch], Any]:
+    """Return the batches of all replicas, and which of their dimensions counts replicas."""
+    if callable(datasets[0]):
+        streams = [batch_stream(*pair, device) for pair in zip(datasets, seeds, strict=True)]
+        return (map_batch(_stack(copies), *batches) for batches in zip(*streams, strict=True)), 0
+    if batch_size is None:
+        # What all seeds share is neither stacked nor repeated.
+        dims = map_batch(lambda *tensors: None if _same(tensors) else 0, *datasets)
+        stack = _stack(copies)
+        batch = map_batch(
+            lambda *tensors: tensors[0] if _same(tensors) else stack(*tensors), *datasets
+        )
+        return repeat(batch), dims
+    return _replica_minibatches(datasets, batch_size, seeds, copies, device), 0
+
+
+def _replica_minibatches(
+    datasets: list[Batch], batch_size: int, seeds: list[int], copies: int, device: torch.device
+) -> Iterator[Batch]:
+    streams = [
+        shuffled_indices(len(_fields(dataset)[0]), batch_size, batch_generator(seed))
+        for dataset, seed in zip(datasets, seeds, strict=True)
+    ]
+    for indices in zip(*streams, strict=True):
+        yield map_batch(_take(torch.stack(indices).to(device), copies), *datasets)
+
+
+def _take(indices: Tensor, copies: int) -> Callable[..., Tensor]:
+    """Return a function that takes each seed's indices, shape (seeds, n), from its tensor."""
+    repeated = repeat_replicas(indices, copies)
+
+    def take(*tensors):
+        if _same(tensors):
+            return tensors[0][repeated]
+        return _stack(copies)(*(t[index] for t, index in zip(tensors, indices, strict=True)))
+
+    return take
+
+
+def _stack(copies: int) -> Callable[..., Tensor]:
+    return lambda *tensors: repeat_replicas(torch.stack(tensors), copies)
+
+
+def _same(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor is tensors[0] for tensor in tensors)
+
+
+def per_seed_data(
+    data: Any, seeds: int, batch_size: int | None, device: torch.device
+) -> list[Batch | Sampler]:
+    """Return one dataset per seed, on the device; a tensor that occurs twice is moved once."""
+    if not isinstance(data, list):
+        check_data("data", data, batch_size)
+        return [to_device(data, device)] * seeds
+    if len(data) != seeds:
+        raise ValueError(f"data must have one entry for each of {seeds} seeds, got {len(data)}")
+    for i, dataset in enumerate(data):
+        check_data(f"data[{i}]", dataset, batch_size)
+    if len({callable(dataset) for dataset in data}) > 1:
+        raise ValueError("data must hold either tensors for every seed or functions for every seed")
+    if batch_size is None and not callable(data[0]):
+        shapes = {tuple(tuple(tensor.shape) for tensor in _fields(dataset)) for dataset in data}
+        if len(shapes) > 1:
+            raise ValueError(
+                "data of different seeds must have the same shapes when batch_size is None, "
+                f"got {sorted(shapes)}"
+            )
+    moved: dict[int, Tensor] = {}
+
+    def move(tensor):
+        if id(tensor) not in moved:
+            moved[id(tensor)] = tensor.to(device)
+        return moved[id(tensor)]
+
+    return [dataset if callable(dataset) else map_batch(move, dataset) for dataset in data]
+
+
+def check_data(name: str, data: Batch | Sampler, batch_size: int | None) -> None:
+    if callable(data):
+        if batch_size is not None:
+            raise ValueError("batch_size must be None when data is a function that makes batches")
+        return
+    if not isinstance(data, (Tensor, tuple, dict)):
+        raise ValueError(
+            f"{name} must be a tensor, a tuple or dict of tensors, or a function of a generator, "
+            f"got {type(data).__name__}"
+        )
+    fields = _fields(data)
+    for field in fields:
+        if not isinstance(field, Tensor) or field.dim() == 0:
+            raise ValueError(f"{name} must hold tensors with a first dimension, got {field!r}")
+    lengths = sorted({len(field) for field in fields})
+    if not lengths or lengths == [0]:
+        raise ValueError(f"{name} must not be empty")
+    if len(lengths) > 1:
+        raise ValueError(f"tensors in {name} must have one first dimension, got {lengths}")
+    if batch_size is not None and not 1 <= batch_size <= lengths[0]:
+        raise ValueError(
+            f"batch_size must be between 1 and the {lengths[0]} samples of {name}, got {batch_size}"
+        )
