@@ -459,7 +459,7 @@ def pgd_attack(
         inputs: (n, ...).
         radius: r >= 0.
         steps: number of ascent steps, at least 1.
-        step_size: step length; None takes 2.5 radius / steps.
+        step_size: step length, at least 0; None takes 2.5 radius / steps.
         norm: "linf" or "l2".
 
     Returns:
@@ -477,6 +477,7 @@ def pgd_attack(
     in_range("steps", steps, at_least=1)
     one_of("norm", norm, ("linf", "l2"))
     step_size = 2.5 * radius / steps if step_size is None else step_size
+    in_range("step_size", step_size, at_least=0)
     inputs = inputs.detach()
     direction, project = _BALLS[norm]
     offset = project(torch.rand_like(inputs) * 2 - 1, 1.0) * radius

@@ -5,7 +5,8 @@ the sum is taken a few rows at a time: the gradient of those rows is computed in
 added up, and the rows are dropped. That costs the same three matrix products as the dense loss
 (one forward, two backward) and never holds more than ``chunk_size`` rows.
 
-The chunked path has no vmap rule and can be differentiated once; the dense path has no such limits.
+The chunked path can be differentiated once, and under vmap it takes one replica after the other;
+the dense path has no such limits.
 """
 
 from collections.abc import Callable
@@ -58,7 +59,11 @@ def mean_over_anchors(
         values = (*tensors, *learnable.values())
         if not torch.is_grad_enabled():  # an autograd.Function does not know
             values = tuple(value.detach() for value in values)
-        total, count = _ChunkedSum.apply(chunk, n_anchors, int(chunk_size), *values)
+        # Inside torch.func.grad a tensor does not tell whether its gradient is wanted.
+        transformed = torch._C._are_functorch_transforms_active()
+        total, count, *_ = _ChunkedSum.apply(
+            chunk, n_anchors, int(chunk_size), transformed, *values
+        )
     return total / count.clamp(min=1)
 
 
@@ -66,10 +71,13 @@ class _ChunkedSum(torch.autograd.Function):
     """Sum of ``rows`` over chunks; the gradients are ready when the forward pass ends."""
 
     @staticmethod
-    def forward(ctx, rows: Rows, n_anchors: int, chunk_size: int, *tensors: Tensor):
-        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
-        leaves = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(tensors)]
-        gradients = [torch.zeros_like(leaves[i]) for i in wanted]
+    def forward(rows: Rows, n_anchors: int, chunk_size: int, all_wanted: bool, *tensors: Tensor):
+        leaves = [
+            t.detach().requires_grad_(t.is_floating_point() and (t.requires_grad or all_wanted))
+            for t in tensors
+        ]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        gradients = [torch.zeros_like(leaf) for leaf in wanted]
         sums = []
         for start in range(0, n_anchors, chunk_size):
             stop = min(start + chunk_size, n_anchors)
@@ -77,22 +85,44 @@ class _ChunkedSum(torch.autograd.Function):
             with torch.set_grad_enabled(bool(wanted)):
                 total, count = rows(index, *leaves)
             if wanted:
-                parts = torch.autograd.grad(total, [leaves[i] for i in wanted], allow_unused=True)
+                parts = torch.autograd.grad(total, wanted, materialize_grads=True)
                 for gradient, part in zip(gradients, parts, strict=True):
-                    if part is not None:
-                        gradient += part
+                    gradient += part
             sums.append((total.detach(), count.detach()))
-        ctx.save_for_backward(*gradients)
-        ctx.wanted = wanted
-        ctx.n_tensors = len(tensors)
         total, count = (torch.stack(column).sum(0) for column in zip(*sums, strict=True))
-        ctx.mark_non_differentiable(count)
-        return total, count
+        ready = iter(gradients)
+        return total, count, *(next(ready) if x.requires_grad else None for x in leaves)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, count, *gradients = output
+        ctx.mark_non_differentiable(count, *(g for g in gradients if g is not None))
+        ctx.save_for_backward(*gradients)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_total: Tensor, _grad_count: Tensor):
-        gradients = [None] * ctx.n_tensors
-        for position, gradient in zip(ctx.wanted, ctx.saved_tensors, strict=True):
-            gradients[position] = grad_total * gradient
-        return None, None, None, *gradients
+    def backward(ctx, grad_total: Tensor, *_):
+        gradients = (None if g is None else grad_total * g for g in ctx.saved_tensors)
+        return None, None, None, None, *gradients
+
+    @staticmethod
+    def vmap(info, in_dims, rows, n_anchors, chunk_size, all_wanted, *tensors: Tensor):
+        """One replica after the other: chunks are for what is too large to hold at once."""
+        columns = zip(
+            *(
+                _ChunkedSum.apply(
+                    rows,
+                    n_anchors,
+                    chunk_size,
+                    all_wanted,
+                    *(
+                        t if dim is None else t.select(dim, i)
+                        for t, dim in zip(tensors, in_dims[4:], strict=True)
+                    ),
+                )
+                for i in range(info.batch_size)
+            ),
+            strict=True,
+        )
+        stacked = [None if column[0] is None else torch.stack(column) for column in columns]
+        return tuple(stacked), tuple(None if column is None else 0 for column in stacked)

@@ -158,3 +158,25 @@ def test_the_chunked_path_refuses_a_second_derivative():
     (gradient,) = torch.autograd.grad(loss, queries, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("order", ["outer autograd", "torch.func.grad"])
+def test_chunks_under_vmap_agree_with_a_loop(name, order):
+    batches, labels = (
+        torch.stack([unit_rows(7) for _ in range(3)]),
+        torch.tensor([0, 1, 2] * 2 + [0]),
+    )
+
+    def chunked(embeddings):
+        return LABELLED[name](embeddings, labels, chunk_size=3)
+
+    dense = [value_and_gradients(LABELLED[name], (x, labels), 1.0, chunk_size=7) for x in batches]
+    expected = torch.stack([gradients[0] for _, gradients in dense])
+    if order == "torch.func.grad":
+        assert_close(torch.func.vmap(torch.func.grad(chunked))(batches), expected)
+    else:
+        leaves = batches.clone().requires_grad_()
+        values = torch.func.vmap(chunked)(leaves)
+        assert_close(values.detach(), torch.stack([value.detach() for value, _ in dense]))
+        assert_close(torch.autograd.grad(values.sum(), leaves)[0], expected)

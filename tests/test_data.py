@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import sklearn.datasets
 import torch
@@ -55,8 +56,6 @@ def test_offline_the_error_names_the_embedded_data(monkeypatch):
     [(["b", "a", "b"], torch.tensor([1, 0, 1])), ([0.5, 1.5, 2.5], torch.tensor([0.5, 1.5, 2.5]))],
 )
 def test_open_ml_targets_are_class_numbers_or_floats(monkeypatch, targets, expected):
-    import numpy as np
-
     def fetch(name, **options):
         return np.ones((3, 2)), np.array(targets)
 

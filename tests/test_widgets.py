@@ -410,18 +410,6 @@ def test_a_busy_kernel_is_no_missing_front_end(monkeypatch):
     assert asyncio.run(watch())
 
 
-def test_two_threads_draw_at_the_same_time():
-    def draw(curve, slope):
-        curve.axes.set_title(f"$10^{{{slope:.3f}}}$")  # mathtext's parser is shared
-
-    shown, other = explorer(draw), explorer(draw)
-    thread = threading.Thread(target=shown.frames, args=(30,))
-    thread.start()
-    other.frames(30)
-    thread.join()
-    assert shown.errors == other.errors == []
-
-
 def test_the_interpreter_ends_while_a_model_trains():
     code = """
 import torch

@@ -72,7 +72,7 @@ def _comp_sum(log_p: Tensor, tau: Scalar) -> Tensor:
 def comp_sum_transform(
     beta: Float[Tensor, "..."], *, tau: float = 1.0, n_classes: int = 2
 ) -> Float[Tensor, "..."]:
-    r"""The least regret of a comp-sum loss that a zero-one regret of beta forces: T_tau(beta).
+    r"""A lower bound on the comp-sum regret that comes with a zero-one regret of beta: T_tau.
 
     For hypothesis sets that are symmetric and complete, with regrets that include the
     minimizability gaps, ``T_tau(zero-one regret) <= comp-sum regret``, where
@@ -90,7 +90,7 @@ def comp_sum_transform(
         n_classes: n, at least 2; it matters for tau > 1 only.
 
     Returns:
-        T_tau(beta), of beta's shape.
+        T_tau(beta), of beta's shape. Two classes attain it for tau <= 2.
 
     Raises:
         ValueError: for a negative tau or fewer than two classes.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -30,6 +31,19 @@ HARMLESS = []
 LAB_SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+LAB = "window.jupyterapp"
+NOTEBOOK = f"{LAB}.shell.currentWidget.content"
+ERROR_LINE = ".lossbook-error"
+EVALUATE = f"""
+async code => {{
+  const kernel = {LAB}.shell.currentWidget.sessionContext.session.kernel;
+  const future = kernel.requestExecute({{ code, store_history: false }});
+  let text = '';
+  future.onIOPub = ({{ content }}) => {{ text += content.text ?? content.evalue ?? ''; }};
+  await future.done;
+  return text;
+}}
+"""
 
 
 class LabServer:
@@ -141,64 +155,53 @@ class LabNotebook:
         page.on("pageerror", lambda error: self.console_errors.append(str(error)))
         page.goto(f"{server.url}/lab/tree/{name}?reset&token={server.token}")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.wait_for_function(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady"
-        )
+        page.wait_for_function(f"{LAB}?.shell.currentWidget?.sessionContext?.isReady")
 
     def _hear(self, message) -> None:
         if message.type == "error" and not any(re.search(p, message.text) for p in HARMLESS):
             self.console_errors.append(message.text)
 
+    def output(self, index: int):
+        """What stands below a cell."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index).locator(".jp-OutputArea")
+
     def command(self, name: str) -> None:
         """Run a command of JupyterLab and wait for its end."""
-        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
-
-    def cell(self, index: int):
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
-
-    def wait_for_new_picture(self, image, before: str) -> None:
-        self.page.wait_for_function(
-            "([image, before]) => image.src !== before && image.complete && image.naturalWidth",
-            arg=[image.element_handle(), before],
-            timeout=10_000,
-        )
+        self.page.evaluate(f"name => {LAB}.commands.execute(name)", name)
 
     def run_all(self) -> None:
         self.command("notebook:run-all-cells")
 
-    def run(self, index: int) -> str:
-        """Run one cell and return its plain text."""
-        self.select(index)
+    def run(self, index: int) -> None:
+        self.page.evaluate(f"i => {{ {NOTEBOOK}.activeCellIndex = i; }}", index)
         self.command("notebook:run-cell")
-        return self.text(index)
 
-    def select(self, index: int) -> None:
-        self.page.evaluate(
-            "i => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = i; }", index
-        )
+    def evaluate(self, expression: str) -> str:
+        """What the kernel prints for an expression, asked beside the notebook's cells."""
+        return self.page.evaluate(EVALUATE, f"print({expression})").strip()
 
-    def save(self) -> None:
-        self.command("docmanager:save")
-
-    def content(self) -> dict:
-        return self.page.evaluate(
-            "() => window.jupyterapp.shell.currentWidget.content.model.toJSON()"
+    def wait_for_new_picture(self, image, before: str) -> None:
+        """Wait until an image shows something else, or a widget shows an error."""
+        self.page.wait_for_function(
+            """([image, before, error]) => document.querySelector(error) ||
+            (image.src !== before && image.complete && image.naturalWidth)""",
+            arg=[image.element_handle(), before, ERROR_LINE],
+            timeout=20_000,
         )
 
     def is_trusted(self) -> bool:
-        cells = "[...window.jupyterapp.shell.currentWidget.content.model.cells]"
-        return self.page.evaluate(f"() => {cells}.every(cell => cell.trusted)")
-
-    def text(self, index: int) -> str:
-        outputs = self.content()["cells"][index]["outputs"]
-        return "".join("".join(o.get("text", "")) for o in outputs)
+        return self.page.evaluate(f"[...{NOTEBOOK}.model.cells].every(cell => cell.trusted)")
 
     def failures(self) -> list[str]:
-        """Python exceptions, console errors and dead widgets: all that a reader must not see."""
-        outputs = [o for c in self.content()["cells"] for o in c.get("outputs", [])]
-        raised = [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]
-        dead = self.page.get_by_text("Error displaying widget").count()
-        return raised + self.console_errors + ["Error displaying widget"] * dead
+        """Exceptions, console errors and dead widgets: all that a reader must not see."""
+        cells = self.page.evaluate(f"{NOTEBOOK}.model.toJSON()")["cells"]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        return [
+            *(f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"),
+            *self.page.locator(ERROR_LINE).all_inner_texts(),
+            *self.page.get_by_text("Error displaying widget").all_inner_texts(),
+            *self.console_errors,
+        ]
 
 
 @pytest.fixture(scope="session")
@@ -222,7 +225,13 @@ def browser():
 
 @pytest.fixture
 def open_notebook(server, browser):
-    """Open a notebook by its path on the server; pages are closed and kernels ended afterwards."""
+    """Open a notebook by its path on the server; its page and kernel end with the test."""
+    with notebooks_opened(server, browser) as open_:
+        yield open_
+
+
+@contextmanager
+def notebooks_opened(server: LabServer, browser):
     contexts = []
 
     def open_(name: str) -> LabNotebook:

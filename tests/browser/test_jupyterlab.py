@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from conftest import notebooks_opened
+
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+NOTEBOOKS = [
+    path
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb"))
+    if ".ipynb_checkpoints" not in path.parts
+]
 
 EXPLORER = """
 import numpy as np
@@ -52,7 +58,7 @@ seen = []
 
 def step(state, rate):
     time.sleep(0.002)
-    seen.append(rate)
+    seen.append((time.time(), rate))
     state["w"] *= 1 - rate
     return {"loss": state["w"] ** 2}
 
@@ -64,12 +70,11 @@ panel = TrainingPanel(
     rate=log_slider(1e-5, 0.1, 1e-3),
 )
 """
-TRAINING_THREADS = """
-print([t.name for t in threading.enumerate()].count("TrainingPanel"), panel.running)
-"""
+THREADS = "[t.name for t in threading.enumerate()].count('TrainingPanel')"
 
-# Counts, for the image given, the time from each key press to the frame that shows the new picture,
-# and the frames in which there is no picture or an empty one.
+# Measures the time from each key press to the frame that shows the new picture, and counts the
+# frames without a picture and the pictures of one color. (While a new picture loads, its natural
+# width is zero and the browser goes on showing the old one.)
 WATCH = """
 image => {
   const watch = (window.watch = { latencies: [], blank: 0, flat: 0 });
@@ -86,7 +91,7 @@ image => {
   };
   let shown = image.src;
   const look = () => {
-    if (!image.naturalWidth || !image.clientHeight) watch.blank++;
+    if (!image.clientHeight || (image.complete && !image.naturalWidth)) watch.blank++;
     else if (image.src !== shown && image.complete) {
       shown = image.src;
       if (pressed !== null) watch.latencies.push(performance.now() - pressed);
@@ -100,44 +105,47 @@ image => {
 """
 
 
-def test_a_key_press_shows_its_picture_at_once(server, open_notebook):
-    lab = open_notebook(server.add("explorer.ipynb", EXPLORER, "print(drawn[-1], len(drawn))"))
-    lab.run_all()
-    cell = lab.cell(0)
-    cell.get_by_role("slider").first.focus()
-    cell.locator("img").evaluate(WATCH)
-    height = cell.bounding_box()["height"]
+@pytest.fixture(scope="module")
+def wave(server, browser):
+    """The notebook with an explorer, run once for the tests that look at one."""
+    with notebooks_opened(server, browser) as open_:
+        lab = open_(server.add("wave.ipynb", EXPLORER))
+        lab.run_all()
+        yield lab
+
+
+def test_a_key_press_shows_its_picture_at_once(wave):
+    output = wave.output(0)
+    output.get_by_role("slider").first.focus()
+    output.locator("img").evaluate(WATCH)
+    height = output.bounding_box()["height"]
     for presses in range(1, 31):
-        lab.page.keyboard.press("ArrowRight")
-        lab.page.wait_for_function(f"watch.latencies.length == {presses}", timeout=5000)
-    watch = lab.page.evaluate("watch")
+        wave.page.keyboard.press("ArrowRight")
+        wave.page.wait_for_function(f"watch.latencies.length == {presses}", timeout=5000)
+    watch = wave.page.evaluate("watch")
     latencies = sorted(watch["latencies"])
     median = statistics.median(latencies)
     print(f"key press to pixels: median {median:.0f} ms, 90 % within {latencies[26]:.0f} ms")
     assert median <= 400
     assert watch["blank"] == watch["flat"] == 0
-    assert cell.bounding_box()["height"] == height
-    assert lab.failures() == []
+    assert output.bounding_box()["height"] == height
+    assert wave.failures() == []
 
 
-def test_a_burst_of_keys_ends_at_the_newest_value(server, open_notebook):
-    lab = open_notebook(server.add("burst.ipynb", EXPLORER, "print(drawn[-1], len(drawn))"))
-    lab.run_all()
-    lab.cell(0).get_by_role("slider").first.focus()
+def test_a_burst_of_keys_ends_at_the_newest_value(wave):
+    wave.evaluate("drawn.clear()")
+    slider = wave.output(0).get_by_role("slider").first
+    slider.press("Home")
     for _ in range(40):
-        lab.page.keyboard.press("ArrowRight")
-    lab.page.wait_for_timeout(1000)
-    frequency, drawings = map(float, lab.run(1).split())
-    assert frequency == pytest.approx(5 * 1000 ** (40 / 100), rel=0.05)
-    assert drawings <= 41
-    assert lab.failures() == []
+        wave.page.keyboard.press("ArrowRight")
+    wave.page.wait_for_timeout(1000)
+    assert float(wave.evaluate("drawn[-1]")) == pytest.approx(0.1 * 1000**0.4, rel=0.05)
+    assert int(wave.evaluate("len(drawn)")) <= 41
+    assert wave.failures() == []
 
 
-def test_every_kind_of_control_draws_and_errors_are_shown(server, open_notebook):
-    lab = open_notebook(server.add("controls.ipynb", EXPLORER, "print(explorer)"))
-    lab.run_all()
-    cell = lab.cell(0)
-    output = cell.locator(".jp-OutputArea")
+def test_every_kind_of_control_draws_and_errors_are_shown(wave):
+    output = wave.output(0)
     for label in ("frequency", "offset", "order", "doubled", "shape"):
         assert output.get_by_text(label, exact=True).first.is_visible()
     assert output.get_by_text("A wave of one curve.").count() == 1  # for screen readers
@@ -145,28 +153,82 @@ def test_every_kind_of_control_draws_and_errors_are_shown(server, open_notebook)
     assert image.bounding_box()["width"] <= 704
 
     for move in (
-        lambda: cell.get_by_role("slider").nth(2).press("ArrowRight"),
-        lambda: cell.get_by_role("checkbox").check(),
-        lambda: cell.get_by_role("combobox").select_option("cosine"),
+        lambda: output.get_by_role("slider").nth(2).press("ArrowRight"),
+        lambda: output.get_by_role("checkbox").check(),
+        lambda: output.get_by_role("combobox").select_option("cosine"),
     ):
         before = image.get_attribute("src")
         move()
-        lab.wait_for_new_picture(image, before)
-    assert "order=2, doubled=True, shape='cosine'" in lab.run(1)
+        wave.wait_for_new_picture(image, before)
+    assert "order=2, doubled=True, shape='cosine'" in wave.evaluate("explorer")
 
     output.get_by_role("slider").nth(1).press("End")
     output.get_by_text("ValueError: offset <1> is too large").wait_for()
     output.get_by_role("slider").nth(1).press("ArrowLeft")
     output.get_by_text("ValueError").wait_for(state="detached")
+    assert wave.failures() == []
+
+
+def test_training_leaves_the_kernel_to_other_cells(server, open_notebook):
+    lab = open_notebook(server.add("panel.ipynb", PANEL, "count = len(seen)"))
+    lab.run_all()
+    output = lab.output(0)
+    output.get_by_role("button", name="Start").click()
+    output.get_by_text("steps/s").wait_for()
+    lab.run(1)
+    assert lab.evaluate("panel.running, len(seen) > count") == "True True"
+
+    output.get_by_role("slider").press("End")
+    lab.page.wait_for_timeout(300)
+    assert float(lab.evaluate("seen[-1][1]")) == pytest.approx(0.1)
+
+    delays = []
+    for _ in range(5):
+        clicked = time.time()
+        output.get_by_role("button", name="Pause").click()
+        output.get_by_text("paused").wait_for()
+        delays.append(float(lab.evaluate("seen[-1][0]")) - clicked)
+        assert lab.evaluate(THREADS) == "0"
+        output.get_by_role("button", name="Start").click()
+        output.get_by_text("steps/s").wait_for()
+    delay = statistics.median(delays)
+    print(f"pause: the last step came {1000 * delay:.0f} ms after the click")
+    assert delay <= 0.2
     assert lab.failures() == []
+
+
+def test_running_the_cell_again_ends_the_training(server, open_notebook):
+    lab = open_notebook(server.add("again.ipynb", PANEL))
+    for _ in range(2):
+        lab.run(0)
+        assert lab.evaluate(THREADS) == "0"
+        lab.output(0).get_by_role("button", name="Start").click()
+        lab.output(0).get_by_role("button", name="Pause").wait_for()
+        assert lab.evaluate(THREADS) == "1"
+    assert lab.failures() == []
+
+
+def test_training_ends_when_the_front_end_has_gone(server, open_notebook):
+    hurry = "import lossbook._panel\nlossbook._panel.BEAT = 0.3"
+    name = server.add("gone.ipynb", hurry, PANEL)
+    lab = open_notebook(name)
+    lab.run_all()
+    lab.command("docmanager:save")
+    lab.output(1).get_by_role("button", name="Start").click()
+    lab.page.wait_for_timeout(4000)
+    assert lab.evaluate("panel.running") == "True"  # the front end answers
+    lab.page.close()
+    time.sleep(4)
+    again = open_notebook(name)  # its kernel still runs
+    assert "no front end answered" in again.evaluate("panel.status")
 
 
 def test_pictures_remain_where_no_kernel_runs(server, open_notebook):
     name = server.add("saved.ipynb", EXPLORER, PANEL)
     lab = open_notebook(name)
     lab.run_all()
-    lab.save()
-    assert lab.cell(0).get_by_role("slider").count() == 3  # the live widgets stay
+    lab.command("docmanager:save")
+    assert lab.output(0).get_by_role("slider").count() == 3  # the live widgets stay
     saved = server.saved(name)
     kinds = [set(o["data"]) for c in saved["cells"] for o in c["outputs"] if "data" in o]
     assert kinds == [{"text/html", "text/plain"}] * 2
@@ -176,58 +238,10 @@ def test_pictures_remain_where_no_kernel_runs(server, open_notebook):
     again = open_notebook(name)
     assert again.is_trusted()  # where JupyterLab would look for the widgets
     for index, alt in enumerate(("A wave of one curve.", "A loss that falls.")):
-        picture = again.cell(index).get_by_role("img", name=alt)
+        picture = again.output(index).get_by_role("img", name=alt)
         picture.scroll_into_view_if_needed()
         assert picture.evaluate("image => image.naturalWidth") > 0
     assert again.failures() == []
-
-
-def test_training_leaves_the_kernel_to_other_cells(server, open_notebook):
-    lab = open_notebook(
-        server.add("panel.ipynb", PANEL, TRAINING_THREADS, "print(len(seen), seen[-1])")
-    )
-    lab.run_all()
-    cell = lab.cell(0)
-    cell.get_by_role("button", name="Start").click()
-    cell.get_by_text("steps/s").wait_for()
-    assert lab.run(1).split() == ["1", "True"]
-    before = int(lab.run(2).split()[0])
-    lab.page.wait_for_timeout(300)
-    assert int(lab.run(2).split()[0]) > before
-
-    cell.get_by_role("slider").press("End")
-    lab.page.wait_for_timeout(300)
-    assert float(lab.run(2).split()[1]) == pytest.approx(0.1)
-
-    pressed = time.time()
-    cell.get_by_role("button", name="Pause").click()
-    cell.get_by_role("button", name="Start").wait_for()
-    print(f"pause after {1000 * (time.time() - pressed):.0f} ms")
-    assert lab.run(1).split() == ["0", "False"]
-
-    cell.get_by_role("button", name="Start").click()
-    cell.get_by_role("button", name="Pause").wait_for()
-    lab.run(0)
-    assert lab.run(1).split() == ["0", "False"]
-    lab.cell(0).get_by_role("button", name="Start").click()
-    lab.cell(0).get_by_role("button", name="Pause").wait_for()
-    assert lab.run(1).split() == ["1", "True"]
-    assert lab.failures() == []
-
-
-def test_training_ends_when_the_front_end_has_gone(server, open_notebook):
-    hurry = "import lossbook._panel\nlossbook._panel.BEAT = 0.2"
-    name = server.add("gone.ipynb", hurry, PANEL, "print(panel.running, panel.status)")
-    lab = open_notebook(name)
-    lab.run_all()
-    lab.cell(1).get_by_role("button", name="Start").click()
-    lab.page.wait_for_timeout(3000)
-    assert lab.run(2).startswith("True")  # the front end answers
-    lab.save()
-    lab.page.close()
-    time.sleep(4)
-    again = open_notebook(name)  # its kernel still runs
-    assert "no front end answered" in again.run(2)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -252,4 +266,6 @@ def check_notebook(path: Path, server, open_notebook) -> None:
             if box.get_by_role("button", name="Step").count():
                 box.get_by_role("button", name="Step").click()
             lab.wait_for_new_picture(image, before)
+            assert lab.failures() == []
+    assert lab.evaluate("__import__('lossbook.widgets').widgets.exercise_all(steps=3)")[0] == "["
     assert lab.failures() == []

@@ -258,6 +258,13 @@ def test_soft_pair_loss_weighs_both_parts_by_the_pair_s_label(form):
     assert_close(found, soft_pair_by_loops(*counted, form, 0.3))
 
 
+@each_form
+def test_soft_pair_loss_has_a_finite_slope_at_hard_labels(form):
+    s, y = torch.zeros(1, 2), torch.tensor([[0.0, 1.0]], requires_grad=True)
+    soft_pair_loss(s, y, torch.ones(1, 2).bool(), form=form).backward()
+    assert y.grad.isfinite().all()
+
+
 def test_hard_labels_make_the_soft_pair_loss_multi_similarity_without_mining():
     z, labels = unit_rows(), torch.tensor(LABELS)
     positives, negatives = pair_masks(labels)
