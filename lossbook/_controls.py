@@ -241,4 +241,6 @@ def _even_step(low: float, high: float, value: float) -> float:
 
 
 def _spaced(low: float, high: float, steps: int) -> list[float]:
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2, got {steps!r}")
     return [low + (high - low) * i / (steps - 1) for i in range(steps)]

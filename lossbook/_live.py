@@ -109,7 +109,9 @@ class LiveFigure:
         """Show an exception as one red line below the picture, and keep it."""
         self.errors.append(error)
         text = html.escape(f"{where}{type(error).__name__}: {error}")
-        self._message.value = f'<span style="color: #b00020">{text}</span>'
+        self._message.value = (
+            f'<span class="lossbook-error" role="alert" style="color: #b00020">{text}</span>'
+        )
 
 
 def _display_bundle(bundle: dict) -> None:
@@ -121,7 +123,7 @@ def _display_bundle(bundle: dict) -> None:
 
 
 def _close_previous() -> None:
-    """Close the widgets that an earlier run of the cell made which runs now.
+    """Close what an earlier run of the present cell made, and so end its training.
 
     Front ends name the cell in the request's metadata; without that name nothing is closed.
     """

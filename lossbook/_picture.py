@@ -3,9 +3,10 @@
 import io
 import threading
 
-# JupyterLab hands sliders' messages to a second thread, panels train in a third, and matplotlib
-# shares its mathtext parser: whoever changes artists or draws holds this lock.
+# JupyterLab hands the sliders' messages to a second thread and panels train in a third, while
+# matplotlib is not made for threads: whoever changes artists or draws holds this lock.
 DRAWING = threading.RLock()
+SLACK = 0.03  # inches beyond the figure's edge that nobody notices
 
 
 class Picture:
@@ -82,15 +83,27 @@ class Picture:
         )
 
     def defects(self) -> list[str]:
-        """What is wrong with the picture as drawn last: blank, or with non-finite data."""
+        """What is wrong with the picture drawn last: blank, cut off, or with non-finite data."""
         pixels = self.pixels()
         found = ["the picture is blank"] if (pixels == pixels[0, 0]).all() else []
+        found += [f"a text or label is cut off at the {side}" for side in self._cut_off()]
         return found + [
             f"non-finite data in {kind} {artist.get_label()!r}"
             for axes in self.figure.axes
             for kind, artist, data in _plotted(axes)
             if not _finite(data)
         ]
+
+    def _cut_off(self) -> list[str]:
+        drawn = self.figure.get_tightbbox()  # inches, as the figure's size
+        width, height = self.figure.get_size_inches()
+        gaps = {
+            "left": drawn.x0,
+            "bottom": drawn.y0,
+            "right": width - drawn.x1,
+            "top": height - drawn.y1,
+        }
+        return [side for side, gap in gaps.items() if gap < -SLACK]
 
 
 def _plotted(axes):

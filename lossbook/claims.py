@@ -172,7 +172,7 @@ class Claim:
             f"{record['metric']}: {record['treatment']} {record['treatment_mean']:.4g}, "
             f"{record['baseline']} {record['baseline_mean']:.4g}; "
             f"difference {_interval(record)} over {record['n']} seeds; "
-            f"smallest effect these seeds could show {record['smallest_effect']:.2g}"
+            f"four of five such runs would find an effect of {record['smallest_effect']:.2g}"
         )
 
     def show(self) -> None:

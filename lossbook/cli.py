@@ -1,7 +1,7 @@
 """The command `lossbook`."""
 
+import io
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -9,8 +9,6 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
@@ -18,38 +16,9 @@ from pathlib import Path
 import click
 
 from lossbook import __version__, catalog, notebooks, parameters
+from lossbook._commands import Commands, bad_input, expect_interrupts
 from lossbook.catalog import Notebook, Paper
-
-
-class BadInput(click.ClickException):
-    """Something that the caller can put right: exit code 2, nothing written."""
-
-    exit_code = 2
-
-
-@contextmanager
-def _bad_input() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise BadInput(str(error)) from error
-
-
-class Commands(click.Group):
-    """Says what to install where a command needs what a plain installation lacks."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            if (error.name or "").split(".")[0] not in BOOK:
-                raise
-            raise BadInput(
-                f"this command needs {error.name}; install it with: pip install 'lossbook[book]'"
-            ) from error
-
-
-BOOK = {"nbformat", "nbclient", "papermill", "ipykernel", "jupyter_client", "jupyterlab"}
+from lossbook.course_cli import course
 
 
 @click.group(
@@ -58,6 +27,9 @@ BOOK = {"nbformat", "nbclient", "papermill", "ipykernel", "jupyter_client", "jup
 @click.version_option(__version__, prog_name="lossbook")
 def main() -> None:
     """Lossbook, an interactive book about training objectives."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # formulas and names on a non-Unicode terminal
 
 
 # The catalog
@@ -69,7 +41,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def list_(part: str | None, search: str | None, as_json: bool) -> None:
     """List parts, notebooks and papers, and what is done."""
-    with _bad_input():
+    with bad_input():
         parts = [catalog.part(part)] if part else catalog.parts()
     numbers = {p.number for p in parts}
     papers = catalog.search(search) if search else catalog.papers()
@@ -133,7 +105,7 @@ def _paper_line(paper: Paper) -> str:
 @click.argument("name", metavar="PAPER")
 def show(name: str) -> None:
     """Show a paper: idea, formula, source, place in the book."""
-    with _bad_input():
+    with bad_input():
         paper = catalog.paper(name)
     entry = catalog.notebook(paper.notebook)
     click.secho(f"{paper.short} ({paper.id})", bold=True)
@@ -178,17 +150,12 @@ def cite(name: str) -> None:
     """Print BibTeX for a paper and for this release of the book."""
     from lossbook.citation import bibtex, bibtex_of_release
 
-    with _bad_input():
+    with bad_input():
         paper = catalog.paper(name)
     click.echo(f"{bibtex(paper)}\n\n{bibtex_of_release()}")
 
 
 # Running
-
-
-def _expect_interrupts() -> None:
-    """Keeps Ctrl-C short: asyncio would log each task that nbclient leaves behind."""
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @main.command()
@@ -216,13 +183,13 @@ def run(name: str, assignments: tuple[str, ...], scale: str | None, output: Path
     from lossbook.execution import NotebookFailed
     from lossbook.execution import run as run_notebook
 
-    with _bad_input():
+    with bad_input():
         path = notebooks.find(name)
         nb = notebooks.read(path)
         assignments += (f"scale={scale}",) if scale else ()
         values = parameters.assign(assignments, parameters.parse(nb))
         target = _target(output, path)
-    _expect_interrupts()
+    expect_interrupts()
     try:
         executed = run_notebook(path, values, progress_bar=True)
     except NotebookFailed as failure:
@@ -273,14 +240,14 @@ def execute(names: tuple[str, ...], stale: bool, everything: bool) -> None:
     from lossbook.execution import NotebookFailed, is_stale
     from lossbook.execution import execute as execute_notebook
 
-    with _bad_input():
+    with bad_input():
         if not names and not (everything or stale):
             raise ValueError("name the notebooks to execute, or give --stale or --all")
         paths = [notebooks.find(name) for name in names] or notebooks.written()
         opened = {path: notebooks.read(path) for path in paths}
     if stale:
         paths = [path for path in paths if is_stale(opened[path])]
-    _expect_interrupts()
+    expect_interrupts()
     failures = 0
     for path in paths:
         cells = sum(cell.cell_type == "code" for cell in opened[path].cells)
@@ -312,7 +279,7 @@ def lab(port: int | None) -> None:
     """
     from lossbook.lab import command
 
-    with _bad_input():
+    with bad_input():
         home = notebooks.home()
         line = command(home, port)
     import jupyterlab  # noqa: F401  (to say what is missing before the process is replaced)
@@ -338,7 +305,7 @@ def report(paths: tuple[Path, ...], as_json: bool) -> None:
     """
     from lossbook import ledger
 
-    with _bad_input():
+    with bad_input():
         claims = ledger.collect(paths or [notebooks.home() / "notebooks"])
     click.echo(ledger.as_json(claims) if as_json else ledger.as_text(claims))
 
@@ -354,7 +321,7 @@ def check(names: tuple[str, ...], stale: bool) -> None:
     from lossbook import contract
     from lossbook.execution import is_stale
 
-    with _bad_input():
+    with bad_input():
         paths = [notebooks.find(name) for name in names] or notebooks.written()
         opened = {path: notebooks.read(path) for path in paths}
     findings = [] if stale else [f for path in paths for f in contract.check(path, opened[path])]
@@ -373,6 +340,8 @@ def check(names: tuple[str, ...], stale: bool) -> None:
         click.echo(f"{len(paths)} notebooks checked: {counts}")
     sys.exit(1 if findings else 0)
 
+
+main.add_command(course)
 
 if __name__ == "__main__":
     main()

@@ -49,21 +49,12 @@ def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
     Raises:
         NotebookFailed: a cell raised, or took longer than `CELL_TIMEOUT` seconds.
     """
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal, DeadKernelError
 
     nb = read(path)
     stamp = fingerprint(nb)
     clear(nb)
-    client = NotebookClient(
-        nb,
-        timeout=CELL_TIMEOUT,
-        resources={"metadata": {"path": str(path.parent)}},
-        kernel_name="python3",
-        kernel_manager_class=_kernel_manager(),
-        coalesce_streams=True,
-        store_widget_state=False,
-    )
+    client = kernel_client(nb, path.parent)
     if progress:
         client.on_cell_complete = lambda cell, cell_index: progress(1)
 
@@ -195,6 +186,21 @@ def clean(nb) -> None:
             cell.metadata.pop(name, None)
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]  # papermill leaves empty lists
+
+
+def kernel_client(nb, folder: str | os.PathLike):
+    """Returns nbclient's client that runs a notebook's cells in this interpreter, in a folder."""
+    from nbclient import NotebookClient
+
+    return NotebookClient(
+        nb,
+        timeout=CELL_TIMEOUT,
+        resources={"metadata": {"path": str(folder)}},
+        kernel_name="python3",
+        kernel_manager_class=_kernel_manager(),
+        coalesce_streams=True,
+        store_widget_state=False,
+    )
 
 
 @cache

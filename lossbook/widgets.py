@@ -122,8 +122,8 @@ def exercise_all(steps: int = 7) -> list[str]:
         One line for each control.
 
     Raises:
-        AssertionError: if a widget raises, or draws a blank picture or non-finite data, or if a
-            control changes nothing.
+        AssertionError: if a widget raises, if its picture is blank, cut off or made from
+            non-finite data, or if a control changes nothing.
     """
     report, failures = [], []
     for widget in list(LIVE):

@@ -207,6 +207,10 @@ def test_exercise_reports_every_control():
         (lambda curve, slope: 1 / slope, "slope=0.0: ZeroDivisionError"),
         (lambda curve, slope: None, "the picture is the same over the whole range"),
         (
+            lambda curve, slope: curve.axes.set_title("long" * (20 if slope == 1 else 1)),
+            "slope=1.0: a text or label is cut off at the right",
+        ),
+        (
             lambda curve, slope: curve.axes.set_visible(slope > 0),
             "slope=-1.0: the picture is blank",
         ),
