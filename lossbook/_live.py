@@ -1,7 +1,8 @@
 """What explorers and training panels share: knobs and a picture, shown as one widget."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakSet
 
@@ -112,6 +113,27 @@ class LiveFigure:
         self._message.value = (
             f'<span class="lossbook-error" role="alert" style="color: #b00020">{text}</span>'
         )
+
+
+def with_present_globals(function: Callable) -> Callable:
+    """The function, bound to what its global names mean now: a later cell may reuse ``ax``."""
+    if not isinstance(function, FunctionType):
+        return function
+    meant = {
+        name: function.__globals__[name]
+        for name in ("__builtins__", *_names(function.__code__))
+        if name in function.__globals__
+    }
+    bound = FunctionType(
+        function.__code__, meant, function.__name__, function.__defaults__, function.__closure__
+    )
+    bound.__kwdefaults__ = function.__kwdefaults__
+    return bound
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*inner)
 
 
 def _display_bundle(bundle: dict) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lossbook._controls import Control
-from lossbook._live import LIVE, LiveFigure
+from lossbook._live import LIVE, LiveFigure, with_present_globals
 from lossbook._picture import DRAWING
 
 DRAW_EVERY = 0.125  # seconds between two pictures while training
@@ -55,7 +55,7 @@ class TrainingPanel(LiveFigure):
         **controls: Control,
     ):
         super().__init__(figure, alt, controls)
-        self._start, self._step, self._draw = start, step, draw
+        self._start, self._step, self._draw = map(with_present_globals, (start, step, draw))
         self._seed = seed
         self._thread: threading.Thread | None = None
         self._turn = threading.RLock()  # one of start, pause, step, reset at a time

@@ -57,6 +57,11 @@ class Comparison:
     smallest_effect: float
     verdict: str
 
+    def __str__(self) -> str:
+        """One line: the difference with its interval, the number of pairs, the verdict."""
+        interval = f"{self.mean:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        return f"{interval} over {self.n} seeds: {self.verdict}"
+
 
 def compare(treatment: Values, baseline: Values, direction: str = "higher") -> Comparison:
     r"""Compare two arms that ran on the same seeds.

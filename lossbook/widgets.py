@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lossbook._controls import Control, choice, int_slider, log_slider, slider, toggle
-from lossbook._live import LIVE, LiveFigure
+from lossbook._live import LIVE, LiveFigure, with_present_globals
 from lossbook._panel import TrainingPanel
 from lossbook._picture import DRAWING
 
@@ -49,7 +49,7 @@ class Explorer(LiveFigure):
 
     def __init__(self, draw: Callable[..., None], *, figure, alt: str, **controls: Control):
         super().__init__(figure, alt, controls)
-        self._draw = draw
+        self._draw = draw = with_present_globals(draw)
         self._muted = False
         with DRAWING:
             draw(**self.values)

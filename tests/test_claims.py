@@ -365,3 +365,8 @@ def test_benjamini_hochberg_rejects_below_a_late_crossing():
 def test_benjamini_hochberg_checks_its_ranges(p_values, level):
     with pytest.raises(ValueError, match="must lie in"):
         claims.benjamini_hochberg(p_values, level)
+
+
+def test_a_comparison_reads_as_one_line():
+    text = str(claims.compare([0.5, 0.6, 0.7], [0.4, 0.4, 0.6]))
+    assert text == "+0.133 [-0.0101, +0.277] over 3 seeds: inconclusive"

@@ -139,6 +139,17 @@ def test_the_picture_keeps_its_size_and_layout():
     assert size == (220, 165) == (int(shown._picture.image.width), int(shown._picture.image.height))
 
 
+def test_a_later_cell_may_reuse_the_names_that_draw_uses():
+    notebook = {"X": X}
+    figure, notebook["line"] = curve_figure()
+    exec("def draw(slope): [line.set_ydata(slope * x) for x in [X]]", notebook)
+    moved = explore(notebook["draw"], figure=figure, alt="A line.", slope=slider(-1, 1, 0.5))
+    notebook["line"] = notebook["X"] = None
+    moved.set(slope=-1)
+    assert not moved.errors
+    assert figure.axes[0].lines[0].get_ydata()[-1] == -1
+
+
 def test_an_exception_is_shown_and_the_widget_lives_on():
     def draw(curve, slope):
         if slope > 0.9:

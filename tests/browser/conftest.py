@@ -215,25 +215,31 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def open_notebook(server, browser):
-    """Open a notebook by its path on the server; its page and kernel end with the test."""
-    with notebooks_opened(server, browser) as open_:
+@pytest.fixture(scope="module")
+def notebooks_opened(server, browser):
+    """A context in which notebooks are opened; their pages and kernels end with it."""
+
+    @contextmanager
+    def opened():
+        contexts = []
+
+        def open_(name: str) -> LabNotebook:
+            contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
+            return LabNotebook(server, contexts[-1].new_page(), name)
+
         yield open_
+        for context in contexts:
+            context.close()
+        _end_kernels(server)
+
+    return opened
 
 
-@contextmanager
-def notebooks_opened(server: LabServer, browser):
-    contexts = []
-
-    def open_(name: str) -> LabNotebook:
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
-        return LabNotebook(server, contexts[-1].new_page(), name)
-
-    yield open_
-    for context in contexts:
-        context.close()
-    _end_kernels(server)
+@pytest.fixture
+def open_notebook(notebooks_opened):
+    """Open a notebook by its path on the server; its page and kernel end with the test."""
+    with notebooks_opened() as open_:
+        yield open_
 
 
 def _chromium() -> str | None:
