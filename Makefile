@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-fast test-full lint bench clean
+.PHONY: help lab site test test-fast test-full lint bench clean
 
 # The user's own python3 where it is new enough, otherwise the newest one; the script checks again.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -28,13 +28,17 @@ lab: ## open the book in JupyterLab (PORT=8888)
 	@$(BOOTSTRAP) book
 	@.venv/bin/lossbook lab
 
+site: ## build the book as a static site, in build/site
+	@$(BOOTSTRAP) book site
+	@.venv/bin/python -m lossbook.site
+
 test: ## run every check (up to 10 minutes)
-	@$(BOOTSTRAP) book test --browser
+	@$(BOOTSTRAP) book test site --browser
 	@$(PYTEST) $(TYPECHECKED)
 	@$(PYTEST) tests $(NOTEBOOKS)
 
 test-fast: ## run the unit tests (under two minutes)
-	@$(BOOTSTRAP) book test
+	@$(BOOTSTRAP) book test site
 	@$(PYTEST) $(UNIT)
 
 test-full: export LOSSBOOK_FULL = 1

@@ -146,10 +146,18 @@ def _exercises(nb, entry) -> Iterator[str]:
             continue
         if not re.search(rf"{BEGIN}.*{END}", cell.source, re.DOTALL):
             yield f"solution cell {name} lacks '{BEGIN}' … '{END}'"
+        if _grading(cell).get("grade"):
+            continue  # graded by a person
         position = next(i for i, other in enumerate(code) if other is cell) + 1
         test = _grading(code[position]) if position < len(code) else {}
         if not (test.get("locked") and test.get("grade") and test.get("points", 0) > 0):
             yield f"solution cell {name} is not followed by a locked test cell with points"
+    by_hand = [cell for cell in solutions if _grading(cell).get("grade")]
+    if entry.papers and not by_hand:
+        yield (
+            "has no question that a person grades: a text cell whose nbgrader metadata say "
+            "grade, solution and points"
+        )
     yield from _nbgrader(nb)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
 
-from lossbook.notebooks import home, write
+from lossbook.notebooks import home, replacing, write
 from lossbook.presentation import is_graded, is_solution, unfold
 
 MARKER = re.compile(r"^[ \t]*### (?:BEGIN|END) SOLUTION[ \t]*\n?", re.MULTILINE)
@@ -197,11 +197,7 @@ def _name(path: Path) -> str:
 
 def check_destination(out: Path, names: Collection[str], force: bool = False) -> None:
     """Raises ValueError unless files can be written below a folder without any harm."""
-    existing = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not existing.is_dir():
-        raise ValueError(f"OUT must be a folder, and {existing} is a file")
-    if not _writable(existing):
-        raise ValueError(f"OUT can't be written to: {existing}")
+    check_folder(out)
     if (home() / "notebooks").resolve() in {out.resolve(), *out.resolve().parents}:
         raise ValueError(f"OUT must lie outside the book's own notebooks, got {str(out)!r}")
     if out.exists() and any(out.iterdir()) and not force:
@@ -210,12 +206,16 @@ def check_destination(out: Path, names: Collection[str], force: bool = False) ->
         )
 
 
-def _writable(folder: Path) -> bool:
+def check_folder(folder: Path) -> None:
+    """Raises ValueError unless files can be written into a folder, which need not exist yet."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise ValueError(f"OUT must be a folder, and {existing} is a file")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"OUT can't be written to: {error}") from error
 
 
 def write_files(out: Path, files: dict[str, object]) -> None:
@@ -224,6 +224,7 @@ def write_files(out: Path, files: dict[str, object]) -> None:
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
-            path.write_text(content, encoding="utf-8")
+            with replacing(path) as stream:
+                stream.write(content)
         else:
             write(content, path)

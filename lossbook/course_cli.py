@@ -62,9 +62,11 @@ def nbgrader(out: Path, names: tuple[str, ...], force: bool) -> None:
     """Write a course for nbgrader into the folder OUT.
 
     Each notebook with exercises becomes an assignment, source/NAME/NAME.ipynb, with its solutions
-    and hidden tests; nbgrader_config.py lets nbgrader grade at smoke scale. In OUT,
-    `nbgrader generate_assignment NAME` then makes what students get. The notebooks run first, as
-    in `lossbook course build`.
+    and hidden tests; nbgrader_config.py lets nbgrader grade at smoke scale. The notebooks run
+    first, as in `lossbook course build`.
+
+    In OUT, `nbgrader generate_assignment NAME` then makes what students get. Activate the
+    environment first: nbgrader calls another program of it by its name.
     """
     from lossbook.course import check_destination, has_exercises, nbgrader_files, write_files
 
@@ -75,6 +77,40 @@ def nbgrader(out: Path, names: tuple[str, ...], force: bool) -> None:
     _prove({path: nb for path, nb in opened.items() if has_exercises(nb)})
     write_files(out, files)
     click.echo(f"{len(files) - 1} assignments in {out}")
+
+
+@course.command()
+@click.argument("name", metavar="NOTEBOOK")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="The file, or the folder for it [default: NOTEBOOK.slides.html].",
+)
+def slides(name: str, output: Path | None) -> None:
+    """Make slides of a notebook: one HTML file that needs no network.
+
+    The notebook says which cells are slides, notes or skipped; `lossbook execute` sets what its
+    author has not (change it in JupyterLab's property inspector). Long paragraphs become speaker
+    notes. In the browser, S shows the notes; opened with ?print-pdf, the page prints as a PDF.
+    """
+    from lossbook.course import check_folder
+    from lossbook.slides import export
+
+    with bad_input():
+        path = notebooks.find(name)
+        target = output or Path(f"{path.stem}.slides.html")
+        if target.is_dir() or not target.suffix:
+            target = target / f"{path.stem}.slides.html"
+        if target.suffix != ".html":
+            raise ValueError(f"OUT must be a folder or end in .html, got {str(output)!r}")
+        check_folder(target.parent)
+        page = export(notebooks.read(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with notebooks.replacing(target) as stream:
+        stream.write(page)
+    click.echo(str(target))
 
 
 def _opened(names: tuple[str, ...]) -> dict[Path, object]:

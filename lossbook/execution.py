@@ -14,6 +14,7 @@ from lossbook._jupyter.hooks import strip_widgets
 from lossbook.fingerprint import fingerprint
 from lossbook.notebooks import read, write
 from lossbook.parameters import own_scale
+from lossbook.presentation import fold_solutions, mark_slides
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
@@ -39,7 +40,8 @@ class NotebookFailed(Exception):
 def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
     """Executes a notebook in place at its own defaults, as it is committed.
 
-    It is stamped with its fingerprint, the seconds and the scale in `metadata.lossbook`. The file
+    It is stamped with its fingerprint, the seconds and the scale in `metadata.lossbook`, its
+    solutions are folded, and its cells get slide types where the author has set none. The file
     changes only when every cell has run. Returns the seconds that it took.
 
     Args:
@@ -69,6 +71,8 @@ def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
     seconds = round(time.perf_counter() - started, 1)
 
     clean(nb)
+    fold_solutions(nb)
+    mark_slides(nb)
     nb.metadata["lossbook"] = {"fingerprint": stamp, "seconds": seconds, "scale": own_scale(nb)}
     write(nb, path)
     return seconds

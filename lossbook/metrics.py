@@ -12,7 +12,18 @@ from lossbook.baselines import pair_masks
 
 
 def accuracy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """The share of samples whose largest logit is their label's."""
+    """The share of samples whose largest logit is their label's.
+
+    Args:
+        logits: (n, c), n and c at least 1.
+        labels: (n,), integers.
+
+    Returns:
+        The accuracy, in [0, 1].
+
+    Raises:
+        ValueError: for empty logits or labels that are not n integers.
+    """
     matrix("logits", logits)
     class_labels(labels, len(logits))
     return (logits.argmax(-1) == labels).float().mean()
@@ -32,6 +43,9 @@ def retrieval(
 
     Returns:
         ``{"recall_at_1": …, "map_at_r": …}``, each in [0, 1].
+
+    Raises:
+        ValueError: for empty embeddings or labels that are not n integers.
 
     Reference:
         K. Musgrave, S. Belongie, S.-N. Lim, "A Metric Learning Reality Check", ECCV 2020,
@@ -66,6 +80,19 @@ def nearest_neighbor_accuracy(
     """Accuracy of a majority vote among the k nearest gallery samples by inner product.
 
     A tie goes to the smallest label.
+
+    Args:
+        queries: (q, d), unit rows.
+        query_labels: (q,), integers.
+        gallery: (g, d), unit rows.
+        gallery_labels: (g,), integers.
+        k: how many neighbors vote, between 1 and g.
+
+    Returns:
+        The accuracy, in [0, 1].
+
+    Raises:
+        ValueError: for an empty batch, labels that are not one integer a row or a k out of range.
     """
     matrix("queries", queries)
     matrix("gallery", gallery)
@@ -91,6 +118,10 @@ def verification(
         ``{"true_accept_rate": …, "overlap": …}``: the share of positive pairs above the threshold
         that lets so many negatives through, and the share of negatives above the positives' 5 %
         quantile.
+
+    Raises:
+        ValueError: for empty embeddings, labels that are not n integers or a false accept rate
+            outside (0, 1).
     """
     matrix("embeddings", embeddings)
     class_labels(labels, len(embeddings))

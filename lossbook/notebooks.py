@@ -2,7 +2,10 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lossbook import catalog
 
@@ -84,10 +87,17 @@ def write(nb, path: Path) -> None:
     """Writes a notebook so that a reader sees either the old file or the whole new one."""
     import nbformat
 
+    with replacing(path) as stream:
+        nbformat.write(nb, stream)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Opens a text file whose new content takes the old one's place when it is complete."""
     handle, partial = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            nbformat.write(nb, stream)
+            yield stream
         os.chmod(partial, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         os.replace(partial, path)
     except BaseException:

@@ -70,7 +70,7 @@ def png(fig: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def img_tag(picture: bytes, alt: str) -> str:
+def img_tag(picture: bytes | memoryview, alt: str) -> str:
     """An ``<img>`` with the picture inside and the alt text that screen readers speak."""
     if not alt.strip():
         raise ValueError("alt must say in words what the picture shows, got an empty string")

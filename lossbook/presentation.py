@@ -44,7 +44,7 @@ def mark_slides(nb) -> None:
 
     A title or section (`#`, `##`) starts a slide, a subsection (`###`) one below it; what follows
     stands on the same slide. A second figure starts its own, and text behind a figure or table
-    becomes speaker notes. Parameters, setup, checks of the code, long code and exercises are skipped.
+    becomes speaker notes. Parameters, setup, long code, checks and exercises are skipped.
     """
     for cell, slide_type in zip(nb.cells, list(_slide_types(nb)), strict=True):
         set_slide_type(cell, slide_type)

@@ -227,7 +227,6 @@ def test_attack_without_radius_or_slope_stays_put():
     assert distance(lost, inputs, "l2").max() <= 0.1 + 1e-6
 
 
-@pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     "bad, message",
     [

@@ -5,13 +5,12 @@ import torch
 
 from lossbook import _checks
 
-pytestmark = pytest.mark.no_typecheck
-
 
 def refuses(message):
     return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
 
 
+@pytest.mark.no_typecheck
 @pytest.mark.parametrize("value", [0, -0.1, float("nan"), True, "1", None])
 def test_positive_names_the_argument_and_its_value(value):
     with refuses(f"temperature must be positive, got {value!r}"):

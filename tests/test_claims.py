@@ -120,7 +120,6 @@ def test_compare_takes_a_list_of_tensors_and_a_filtered_series():
     assert claims.compare([torch.tensor(2.0), torch.tensor(4.0)], series).mean == 1.5
 
 
-@pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -182,7 +181,6 @@ def test_exact_takes_the_largest_deviation():
     }
 
 
-@pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

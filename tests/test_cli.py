@@ -9,7 +9,7 @@ import nbformat.v4 as v4
 import pytest
 from click.testing import CliRunner
 
-from lossbook import __version__, catalog, cli, execution, notebooks
+from lossbook import __version__, catalog, cli, execution, lab, notebooks
 from lossbook.claims import MIME
 from lossbook.execution import NotebookFailed
 
@@ -270,6 +270,15 @@ def test_lab_replaces_the_process(lossbook, book, monkeypatch):
     ((program, line),) = calls
     assert program == sys.executable and f"--ServerApp.root_dir={book.home}" in line
     assert lossbook("lab", "--port", "99999").exit_code == 2
+
+
+def test_lab_waits_for_its_server_on_windows(lossbook, book, monkeypatch):
+    calls = []
+    monkeypatch.setattr(lab, "has_browser", lambda: True)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "call", lambda line, cwd: calls.append((line[0], cwd)) or 3)
+    assert lossbook("lab").exit_code == 3
+    assert calls == [(sys.executable, book.home)]
 
 
 def test_what_a_plain_installation_lacks_is_named(lossbook, book, monkeypatch):

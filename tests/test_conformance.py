@@ -246,7 +246,6 @@ def test_shapes_that_do_not_match_are_refused(objective):
             objective(inputs | {name: longer})
 
 
-@pytest.mark.no_typecheck
 @each_objective
 def test_an_empty_batch_is_refused(objective):
     name, annotation = next(iter(objective.tensors.items()))

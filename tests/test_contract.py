@@ -27,6 +27,12 @@ def grading(name, solution):
     }  # fmt: skip
 
 
+def by_hand(name):
+    metadata = grading(name, True)
+    metadata["nbgrader"]["grade"] = True
+    return metadata
+
+
 def exercise(number):
     solution = "### BEGIN SOLUTION\nanswer = 1\n### END SOLUTION"
     return [
@@ -50,6 +56,7 @@ def good_cells():
         ("text", "## Exercises"),
         *exercise(1),
         *exercise(2),
+        ("text", "A good answer.", by_hand("question")),
         ("text", "## Further reading"),
     ]
 
@@ -142,6 +149,7 @@ BROKEN = [
     (grade("assert", grade_id="exercise-1"), "grade_id 'exercise-1' occurs 2 times"),
     (grade("assert", schema_version=1), "has invalid nbgrader metadata: Outdated schema version"),
     (grade("assert", grade="yes"), "has invalid nbgrader metadata: 'yes' is not of type"),
+    (remove("A good answer."), "has no question that a person grades"),
     (skip_a_count, "is not executed from the first cell to the last"),
     (add_widget_state, "holds widget state"),
     (grow, "is 1.10 MB; at most 1 MB"),

@@ -160,7 +160,6 @@ def test_glyphs_without_any_variation_are_copies():
     assert torch.equal(images[0], images[2]) and not torch.equal(images[0], images[3])
 
 
-@pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -206,7 +205,6 @@ def test_samplers_draw_from_the_generator_that_they_are_given():
         assert not torch.equal(sample(generator(1))[0], sample(generator(2))[0])
 
 
-@pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     "sizes, message",
     [
@@ -231,7 +229,6 @@ def test_paired_views_are_two_views_of_the_same_samples():
     assert len(first[:, 0].floor().unique()) == 6
 
 
-@pytest.mark.no_typecheck
 def test_a_batch_is_no_larger_than_the_data():
     with pytest.raises(ValueError, match="batch_size must be at least 1 and at most 4, got 5"):
         data.paired_views(torch.ones(4, 4), lambda x, generator: x, batch_size=5)

@@ -76,7 +76,6 @@ def test_nearest_neighbors_vote_and_a_tie_goes_to_the_smallest_label():
         assert found == 0.5
 
 
-@pytest.mark.no_typecheck
 def test_no_more_neighbors_than_gallery():
     z, labels = on_circle(0.0, 10.0), torch.tensor([0, 1])
     with pytest.raises(ValueError, match="k must be at least 1 and at most 2, got 3"):
@@ -97,7 +96,6 @@ def test_verification_of_mixed_up_classes():
     assert scores == {"true_accept_rate": 0, "overlap": 0.75}
 
 
-@pytest.mark.no_typecheck
 @pytest.mark.parametrize("rate", [0, 1, -0.5])
 def test_verification_needs_a_share_between_zero_and_one(rate):
     z, labels = on_circle(0.0, 10.0), torch.tensor([0, 0])

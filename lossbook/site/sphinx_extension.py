@@ -17,7 +17,7 @@ from lossbook.site.ledger_page import Ledger, claims
 from lossbook.site.markup import Links, badge, label, link, raw, tag
 from lossbook.site.repository import of_project
 
-SCALAR = "float | int | Float[Tensor, '']"
+SCALAR = "float | int | ~jaxtyping.Float[Tensor, '']"
 HUB = "https://hub.example.edu"
 
 

@@ -98,7 +98,7 @@ def _add_modules(folder: Path) -> None:
             text.append("")
             for name in modules:
                 (folder / f"{name}.rst").write_text(_module_page(name), "utf-8")
-            text.append(_toctree(modules))
+            text.append(_toctree([f"{name.rpartition('.')[2]} <{name}>" for name in modules]))
     index = folder / "index.md"
     index.write_text(index.read_text("utf-8") + "\n" + "\n".join(text), "utf-8")
 

@@ -290,7 +290,6 @@ def test_the_model_s_gradient_holds_the_attacked_input_fixed(problem):
     assert_close((above - below) / (2 * step), (slope * direction).sum(), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     "bad, message",
     [

@@ -159,7 +159,6 @@ def test_uniformity_of_one_point_is_zero_and_of_opposite_points_the_largest():
     assert_close(uniformity(torch.cat([point, -point])), double(8.0))
 
 
-@pytest.mark.no_typecheck
 def test_uniformity_needs_two_embeddings():
     with pytest.raises(ValueError, match="number of embeddings must be at least 2, got 1"):
         uniformity(unit_rows(1))
