@@ -33,12 +33,12 @@ site: ## build the book as a static site, in build/site
 	@.venv/bin/python -m lossbook.site
 
 test: ## run every check (up to 10 minutes)
-	@$(BOOTSTRAP) book test site --browser
+	@$(BOOTSTRAP) book test course site --browser
 	@$(PYTEST) $(TYPECHECKED)
 	@$(PYTEST) tests $(NOTEBOOKS)
 
 test-fast: ## run the unit tests (under two minutes)
-	@$(BOOTSTRAP) book test site
+	@$(BOOTSTRAP) book test course site
 	@$(PYTEST) $(UNIT)
 
 test-full: export LOSSBOOK_FULL = 1

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
 
 from lossbook.notebooks import home, replacing, write
-from lossbook.presentation import is_graded, is_solution, unfold
+from lossbook.presentation import folded, is_graded, is_solution, unfold
 
 MARKER = re.compile(r"^[ \t]*### (?:BEGIN|END) SOLUTION[ \t]*\n?", re.MULTILINE)
 MARKDOWN_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^()\s]+\.ipynb)(#[^()\s]*)?\)")
@@ -93,20 +93,18 @@ def _insert_solutions(released, nb) -> None:
         if is_solution(original):
             waiting = original
         if waiting and is_graded(original):
-            cells.append(_folded(waiting))
+            cells.append(_solution_cell(waiting))
             waiting = None
     released.cells = cells
 
 
-def _folded(solution):
+def _solution_cell(solution):
     from nbformat.v4 import new_markdown_cell
 
     text = MARKER.sub("", solution.source).strip()
     if solution.cell_type == "code":
-        text = f"<details><summary>Solution</summary>\n\n```python\n{text}\n```\n\n</details>"
-    elif "<details>" not in text:
-        text = f"<details><summary>Solution</summary>\n\n{text}\n\n</details>"
-    return new_markdown_cell(text, id=f"{solution.id[:55]}-solution")
+        text = f"```python\n{text}\n```"
+    return new_markdown_cell(folded(text), id=f"{solution.id[:55]}-solution")
 
 
 # Links between notebooks

@@ -54,6 +54,7 @@ def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
     from nbclient.exceptions import CellControlSignal, DeadKernelError
 
     nb = read(path)
+    fold_solutions(nb)
     stamp = fingerprint(nb)
     clear(nb)
     client = kernel_client(nb, path.parent)
@@ -71,7 +72,6 @@ def execute(path: Path, progress: Callable[[int], None] | None = None) -> float:
     seconds = round(time.perf_counter() - started, 1)
 
     clean(nb)
-    fold_solutions(nb)
     mark_slides(nb)
     nb.metadata["lossbook"] = {"fingerprint": stamp, "seconds": seconds, "scale": own_scale(nb)}
     write(nb, path)

@@ -25,10 +25,19 @@ def is_graded(cell) -> bool:
 
 
 def fold_solutions(nb) -> None:
-    """Folds the code of solutions, for the reader who wants to try first."""
+    """Folds solutions, in code and in words, for the reader who wants to try first."""
     for cell in nb.cells:
         if is_solution(cell) and cell.cell_type == "code":
             cell.metadata.setdefault("jupyter", {}).setdefault("source_hidden", True)
+        elif is_solution(cell):
+            cell.source = folded(cell.source)
+
+
+def folded(text: str) -> str:
+    """Returns a text behind a line that a click opens, unless it has one."""
+    if "<details>" in text:
+        return text
+    return f"<details><summary>Solution</summary>\n\n{text.strip()}\n\n</details>"
 
 
 def unfold(cell) -> None:

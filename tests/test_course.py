@@ -258,10 +258,12 @@ def test_nbgrader_grades_a_right_and_a_wrong_submission(tmp_path):
     by_hand = graded("by-hand", solution=True, grade=True, points=4)
     nb.cells.insert(last + 1, v4.new_markdown_cell("Because.", metadata=by_hand))
     course.write_files(tmp_path, course.nbgrader_files({path: nb}))
+    source = notebooks.read(tmp_path / "source" / path.stem / path.name)
 
     _nbgrader(tmp_path, "generate_assignment", path.stem)
     released = notebooks.read(tmp_path / "release" / path.stem / path.name)
-    assert sum(bool(cell.get("outputs")) for cell in released.cells) > 5
+    outputs = [[cell.get("outputs") for cell in each.cells] for each in (source, released)]
+    assert outputs[0] == outputs[1]
     answers = {"temperature-1": "def largest_share(a, b, m, T):\n    return 0.5"}
     _submit(tmp_path, path, "right", _filled_in(released, nb))
     _submit(tmp_path, path, "wrong", _filled_in(released, nb, answers))

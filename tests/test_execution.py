@@ -55,6 +55,17 @@ def test_execute_stamps_and_cleans(book, monkeypatch):
     assert is_stale(nb)
 
 
+def test_execute_folds_solutions_and_marks_slides(book):
+    solution = {"nbgrader": {"solution": True}}
+    path = book.add("pairs", ("text", "# T"), ("code", "1", solution), ("text", "A.", solution))
+    execution.execute(path)
+    nb = notebooks.read(path)
+    assert [cell.metadata.slideshow.slide_type for cell in nb.cells] == ["slide", "skip", "skip"]
+    assert nb.cells[1].metadata.jupyter.source_hidden
+    assert nb.cells[2].source.startswith("<details>")
+    assert not is_stale(nb)
+
+
 def test_execute_leaves_a_notebook_that_raises_untouched(book):
     path = book.add("pairs", ("text", "# T"), ("code", "x = 1\nraise ValueError('no such thing')"))
     before = path.read_bytes()

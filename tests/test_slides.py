@@ -80,11 +80,14 @@ def test_what_the_author_has_set_stays_and_counts():
 
 
 def test_solutions_are_folded_unless_the_author_says_otherwise():
-    nb = v4.new_notebook(cells=[code("1", **EXERCISE), code("2"), text("A good answer.")])
-    nb.cells.append(code("3", **EXERCISE, jupyter={"source_hidden": False}))
+    opened = code("3", **EXERCISE, jupyter={"source_hidden": False})
+    answer = v4.new_markdown_cell("A good answer.", metadata=EXERCISE)
+    nb = v4.new_notebook(cells=[code("1", **EXERCISE), code("2"), opened, answer])
+    fold_solutions(nb)
     fold_solutions(nb)
     hidden = [cell.metadata.get("jupyter", {}).get("source_hidden") for cell in nb.cells]
-    assert hidden == [True, None, None, False]
+    assert hidden == [True, None, False, None]
+    assert answer.source == ("<details><summary>Solution</summary>\n\nA good answer.\n\n</details>")
 
 
 # What a slide is made of

@@ -27,14 +27,12 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # What was downloaded for torch 2.13.0, dependencies included, and for the rest, in November 2026.
 CPU_BUILD, CUDA_BUILD = "200 MB", "2.7 GB"
-OTHERS = {"book": "160 MB", "test": "95 MB", "site": "14 MB"}
+OTHERS = {"book": "160 MB", "test": "95 MB", "site": "14 MB", "course": "20 MB"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "extras", nargs="+", choices=("book", "test", "site"), help="parts to install"
-    )
+    parser.add_argument("extras", nargs="+", choices=(*OTHERS,), help="parts to install")
     parser.add_argument("--constraints", type=Path, default=ROOT / "constraints.txt")
     parser.add_argument("--browser", action="store_true", help="also provide Chromium")
     options = parser.parse_args()

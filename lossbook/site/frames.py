@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from lossbook.execution import kernel_client, kernel_environment
@@ -18,6 +20,13 @@ PICTURE = re.compile(
 )
 CURRENT = "fingerprint.txt"
 ALIKE = 1e-3  # share of pixels that may differ between two drawings of the same picture
+
+
+def draw_all(paths: list[Path], cache: Path) -> None:
+    """Draws the frames of several notebooks, two at a time, each into a folder of `cache`."""
+    # Processes, since each sets variables for the kernels that it starts.
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        list(pool.map(frames, paths, [cache / path.stem for path in paths]))
 
 
 def frames(path: Path, cache: Path) -> dict[str, dict]:
@@ -69,7 +78,8 @@ def _draw(nb, folder: Path, cache: Path, scale: str | None) -> None:
         if _explores(cell):  # at once: later cells may change what the drawing uses
             run.cells.append(new_code_cell(call))
     client = kernel_client(run, folder)
-    with kernel_environment(LOSSBOOK_SCALE=scale), client.setup_kernel():
+    alone = {"LOSSBOOK_SCALE": scale, "OMP_NUM_THREADS": "1"}  # other notebooks are drawn beside it
+    with kernel_environment(**alone), client.setup_kernel():
         for index, cell in enumerate(run.cells):
             client.execute_cell(cell, index)
 

@@ -1,6 +1,8 @@
 """The page of all claims with their verdicts."""
 
 import html
+from functools import cache
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
@@ -15,7 +17,12 @@ SURVIVES = "its difference from zero survives Benjamini and Hochberg's procedure
 
 def claims() -> list[dict]:
     """The claims of all notebooks of the book."""
-    return ledger.collect([notebooks.home() / "notebooks"])
+    return _claims(notebooks.home())
+
+
+@cache
+def _claims(home: Path) -> list[dict]:
+    return ledger.collect([home / "notebooks"])
 
 
 class Ledger(SphinxDirective):

@@ -55,6 +55,13 @@ def badge(verdict: str) -> str:
     return tag("span", f"{SYMBOLS[verdict]} {verdict}", class_=f"verdict {verdict}")
 
 
+def short_badge(verdict: str, count: int) -> str:
+    """How many claims have a verdict: a sign and a number, and in words for screen readers."""
+    words = f"{count} {verdict}"
+    sign = f"{SYMBOLS[verdict]} {count}"
+    return tag("span", sign, class_=f"verdict {verdict}", role="img", aria_label=words, title=words)
+
+
 def label(entry: Notebook) -> str:
     """Number and title of a notebook."""
     return f"{entry.number} {entry.title}".strip()

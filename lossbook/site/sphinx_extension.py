@@ -5,6 +5,7 @@ catalog and the executed notebooks; the role `paper` leads to a paper and says w
 """
 
 import html
+import re
 from collections import Counter
 
 from docutils import nodes
@@ -14,7 +15,7 @@ from lossbook import catalog, notebooks
 from lossbook.catalog import Notebook
 from lossbook.site.catalog_page import Catalog
 from lossbook.site.ledger_page import Ledger, claims
-from lossbook.site.markup import Links, badge, label, link, raw, tag
+from lossbook.site.markup import SYMBOLS, Links, label, link, raw, short_badge, tag
 from lossbook.site.repository import of_project
 
 SCALAR = "float | int | ~jaxtyping.Float[Tensor, '']"
@@ -75,13 +76,17 @@ class TwelveWeeks(SphinxDirective):
         state = minutes if links.notebook(entry) else f"{minutes}, coming"
         return (
             f"<p>{link(label(entry), links.notebook(entry))} {tag('small', state)}"
-            f"<br>{html.escape(about)}</p>"
+            f"<br>{tag('small', about)}</p>"
         )
 
 
 def minutes_to_read(entry: Notebook) -> int:
-    """About how long a notebook takes to read: ten minutes and six for each paper."""
-    return 10 + 6 * len(entry.papers)
+    """What the notebook says; before it is written ten minutes, and six for each paper."""
+    said = None
+    if notebooks.exists(entry):
+        first = notebooks.read(notebooks.home() / entry.path).cells[0]
+        said = re.search(r"Reading time about (\d+) minutes", first.source)
+    return int(said[1]) if said else 10 + 6 * len(entry.papers)
 
 
 class PullLinks(SphinxDirective):
@@ -116,8 +121,8 @@ class PaperRole(SphinxRole):
         links = Links(self.env)
         name = link(paper.short, links.paper(paper) or links.page("catalog", paper.id))
         verdicts = Counter(row["verdict"] for row in claims() if row["paper"] == paper.id)
-        measured = " ".join(
-            f"<span>{count} {badge(verdict)}</span>" for verdict, count in sorted(verdicts.items())
-        )
-        state = measured or tag("span", "done" if paper.done else "listed", class_="coming")
-        return [raw(f'<span class="paper-link">{name} {state}</span>')], []
+        counts = [
+            short_badge(verdict, verdicts[verdict]) for verdict in SYMBOLS if verdicts[verdict]
+        ]
+        state = " ".join(counts) or tag("span", "done" if paper.done else "listed", class_="coming")
+        return [raw(f"{name} <small>{state}</small>")], []

@@ -8,7 +8,7 @@ from pathlib import Path
 from lossbook import catalog
 from lossbook.catalog import Notebook
 from lossbook.notebooks import home, read, write
-from lossbook.site.frames import frames
+from lossbook.site.frames import draw_all, frames
 from lossbook.site.pages import IMAGES, Page, docname
 from lossbook.site.repository import Repository
 
@@ -41,18 +41,20 @@ def stage(
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home() / "docs", folder)
     (folder / IMAGES).mkdir(parents=True)
+    if cache:
+        say("frames of the sliders")
+        draw_all([home() / entry.path for entry in entries], cache)
     for entry in entries:
-        _add_notebook(entry, entries, folder, cache, repository, say)
+        _add_notebook(entry, entries, folder, cache, repository)
     index = folder / "index.md"
     index.write_text(index.read_text("utf-8").replace(CONTENTS, contents(entries)), "utf-8")
     _add_modules(folder / "api")
 
 
-def _add_notebook(entry, entries, folder, cache, repository, say) -> None:
+def _add_notebook(entry, entries, folder, cache, repository) -> None:
     path = home() / entry.path
     page = Page(entry, read(path), folder, repository=repository)
     if cache:
-        say(f"{path.stem}: frames of its sliders")
         page.frames = cache / path.stem
         page.explorers = frames(path, page.frames)
     page.make([entry.path for entry in entries])
