@@ -3,6 +3,7 @@
 import html
 
 from docutils import nodes
+from sphinx.util.osutil import relative_uri
 
 from lossbook import catalog
 from lossbook.catalog import Notebook, Paper
@@ -19,7 +20,7 @@ class Links:
 
     def page(self, name: str, section: str = "") -> str:
         here = self._env.docname
-        address = "" if name == here else self._env.app.builder.get_relative_uri(here, name)
+        address = "" if name == here else relative_uri(f"{here}.html", f"{name}.html")
         return f"{address}#{section}" if section else address
 
     def notebook(self, entry: Notebook, section: str = "") -> str | None:

@@ -11,6 +11,7 @@ from posixpath import relpath
 
 from lossbook import ledger
 from lossbook.catalog import Notebook
+from lossbook.claims import COLORS
 from lossbook.course import MARKER, relink
 from lossbook.presentation import is_solution
 from lossbook.site.capture import webp
@@ -105,6 +106,8 @@ class Page:
         text = "".join(data["text/html"])
         if claim := data.get(ledger.MIME):
             text = f'<div id="{claim_id(claim["id"])}">{text}</div>'
+        for verdict, color in COLORS.items():  # the site's own meet its contrast, on dark pages too
+            text = text.replace(f'<b style="color: {color}">', f'<b class="verdict {verdict}">')
         text = _LINK.sub(_to_page, text)
         output["data"] = {"text/html": PICTURE.sub(lambda m: self._picture(m, source), text)}
 

@@ -31,12 +31,21 @@ def setup(app) -> dict:
     app.add_directive("pull-links", PullLinks)
     app.add_role("paper", PaperRole())
     app.connect("autodoc-process-signature", _name_scalars)
+    app.connect("html-page-context", _level_captions, priority=900)  # after the theme's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def _name_scalars(_app, _what, _name, _object, _options, signature, returns):
     """Writes the type of what may be a number or a replica's tensor as the code does."""
     return tuple(text and text.replace(SCALAR, "Scalar") for text in (signature, returns))
+
+
+def _level_captions(_app, _page, _template, context, _doctree) -> None:
+    """Gives the captions of the navigation, which are headings, the level that they lack."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace(
+        'role="heading"', 'role="heading" aria-level="2"'
+    )
 
 
 class BookMap(SphinxDirective):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lossbook import catalog
 from lossbook.catalog import Notebook
+from lossbook.course import MARKDOWN_LINK
 from lossbook.notebooks import home, read, write
 from lossbook.site.frames import draw_all, frames
 from lossbook.site.pages import IMAGES, Page, docname
@@ -46,8 +47,9 @@ def stage(
         draw_all([home() / entry.path for entry in entries], cache)
     for entry in entries:
         _add_notebook(entry, entries, folder, cache, repository)
-    index = folder / "index.md"
-    index.write_text(index.read_text("utf-8").replace(CONTENTS, contents(entries)), "utf-8")
+    for page in folder.glob("*.md"):
+        text = page.read_text("utf-8").replace(CONTENTS, contents(entries))
+        page.write_text(without_dead_links(text, {entry.path for entry in entries}), "utf-8")
     _add_modules(folder / "api")
 
 
@@ -61,6 +63,11 @@ def _add_notebook(entry, entries, folder, cache, repository) -> None:
     target = folder / entry.path
     target.parent.mkdir(parents=True, exist_ok=True)
     write(page.nb, target)
+
+
+def without_dead_links(text: str, pages: set[str]) -> str:
+    """Returns Markdown in which links to notebooks without a page have become plain text."""
+    return MARKDOWN_LINK.sub(lambda link: link[0] if link[2] in pages else link[1], text)
 
 
 def contents(entries: list[Notebook]) -> str:
