@@ -45,6 +45,7 @@ napoleon_custom_sections = ["Reference"]
 
 html_theme = "furo"
 html_title = "Lossbook"
+html_favicon = "_static/icon.svg"
 html_copy_source = False
 html_show_sphinx = False
 html_permalinks_icon = "#"

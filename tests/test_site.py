@@ -137,6 +137,13 @@ def test_frames_are_drawn_by_the_notebook_and_kept(book, tmp_path):
     assert (tmp_path / "cache" / drawn["A line."]["picture"]).stat().st_mtime_ns == first
 
 
+@pytest.mark.notebook
+def test_a_notebook_that_fails_says_where(book, tmp_path):
+    path = book.add("temperature", ("code", "1 / 0"), ("code", "explore()"))
+    with pytest.raises(ValueError, match="cell 1 raised ZeroDivisionError"):
+        frames(path, tmp_path / "cache")
+
+
 # A notebook's page
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from lossbook.execution import kernel_client, kernel_environment
+from lossbook.execution import describe_failure, kernel_client, kernel_environment
 from lossbook.fingerprint import fingerprint
 from lossbook.notebooks import read
 from lossbook.site import capture
@@ -45,6 +45,9 @@ def frames(path: Path, cache: Path) -> dict[str, dict]:
         For each alt text `picture`, the file that is shown first, and `knobs`, each with `label`,
         `kind` ("range" or "choice"), `values` as text, one of `files` for each, and `start`, the
         place of the default. Files are names in `cache`.
+
+    Raises:
+        ValueError: a cell up to the last explorer fails.
     """
     nb = read(path)
     if not any(_explores(cell) for cell in nb.cells):
@@ -64,6 +67,7 @@ def _explores(cell) -> bool:
 
 
 def _draw(nb, folder: Path, cache: Path, scale: str | None) -> None:
+    from nbclient.exceptions import CellControlSignal, DeadKernelError
     from nbformat.v4 import new_code_cell
 
     shutil.rmtree(cache, ignore_errors=True)
@@ -79,9 +83,12 @@ def _draw(nb, folder: Path, cache: Path, scale: str | None) -> None:
             run.cells.append(new_code_cell(call))
     client = kernel_client(run, folder)
     alone = {"LOSSBOOK_SCALE": scale, "OMP_NUM_THREADS": "1"}  # other notebooks are drawn beside it
-    with kernel_environment(**alone), client.setup_kernel():
-        for index, cell in enumerate(run.cells):
-            client.execute_cell(cell, index)
+    try:
+        with kernel_environment(**alone), client.setup_kernel():
+            for index, cell in enumerate(run.cells):
+                client.execute_cell(cell, index)
+    except (CellControlSignal, DeadKernelError) as error:
+        raise ValueError(f"no frames: {describe_failure(run, error)}") from error
 
 
 def _records(cache: Path) -> dict[str, dict]:
