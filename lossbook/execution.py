@@ -226,13 +226,19 @@ def _kernel_manager() -> type:
     return ThisInterpreter
 
 
+# OpenMP's threads spin while they wait, and where anything else runs on a small machine (a browser,
+# a second notebook) that made training six times slower.
+POLITE_THREADS = ("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "PASSIVE"))
+
+
 @contextmanager
 def kernel_environment(**changes: str | None) -> Iterator[None]:
     """Sets the variables that kernels started inside inherit; None unsets one.
 
-    Progress bars are off, and the kernel imports the same package as we do.
+    Progress bars are off, threads wait politely, and the kernel imports the same package as we do.
     """
     changes["LOSSBOOK_PROGRESS"] = "0"
+    changes.setdefault(*POLITE_THREADS)
     root = Path(__file__).parents[1]
     if (root / "pyproject.toml").is_file():  # a checkout, which need not be installed
         paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
