@@ -160,7 +160,7 @@ def supcon_loss(
         P. Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, arXiv:2004.11362 (the
         form L_out).
     """
-    _labelled("embeddings", embeddings, labels)
+    _require_labels("embeddings", embeddings, labels)
     positive("temperature", temperature)
     (embeddings,) = full_precision(embeddings)
     n = len(embeddings)
@@ -268,7 +268,7 @@ def pair_contrastive_loss(
         R. Hadsell, S. Chopra, Y. LeCun, "Dimensionality Reduction by Learning an Invariant
         Mapping", CVPR 2006.
     """
-    _labelled("embeddings", embeddings, labels)
+    _require_labels("embeddings", embeddings, labels)
     in_range("margin", margin, at_least=-1, at_most=1)
     (embeddings,) = full_precision(embeddings)
     n = len(embeddings)
@@ -312,7 +312,7 @@ def triplet_loss(
         F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: A Unified Embedding for Face Recognition
         and Clustering", CVPR 2015, arXiv:1503.03832 (there with squared distances).
     """
-    _labelled("embeddings", embeddings, labels)
+    _require_labels("embeddings", embeddings, labels)
     positive("margin", margin)
     (embeddings,) = full_precision(embeddings)
     n = len(embeddings)
@@ -367,7 +367,7 @@ def margin_logits(
         J. Deng, J. Guo, N. Xue, S. Zafeiriou, "ArcFace", CVPR 2019, arXiv:1801.07698;
         H. Wang et al., "CosFace", CVPR 2018, arXiv:1801.09414.
     """
-    _labelled("embeddings", embeddings, labels)
+    _require_labels("embeddings", embeddings, labels)
     matrix("prototypes", prototypes)
     if prototypes.shape[1] != embeddings.shape[1]:
         raise ValueError(
@@ -431,7 +431,7 @@ def label_log_probability(
     Raises:
         ValueError: for an empty batch or labels that are not n integers.
     """
-    _labelled("logits", logits, labels)
+    _require_labels("logits", logits, labels)
     (logits,) = full_precision(logits)
     return -F.cross_entropy(logits, labels.long(), reduction="none")
 
@@ -554,7 +554,7 @@ def _kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum()
 
 
-def _labelled(name: str, samples: Tensor, labels: Tensor) -> None:
+def _require_labels(name: str, samples: Tensor, labels: Tensor) -> None:
     matrix(name, samples)
     class_labels(labels, len(samples))
 

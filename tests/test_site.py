@@ -12,9 +12,10 @@ from PIL import Image
 from lossbook import catalog, plots, widgets
 from lossbook._controls import choice, int_slider, log_slider, slider, toggle
 from lossbook.site import capture
-from lossbook.site.frames import frames
+from lossbook.site.frames import fitted, frames
 from lossbook.site.pages import IMAGES, Page, anchor
 from lossbook.site.repository import Repository, of_project
+from lossbook.site.sphinx_extension import minutes_to_read
 from lossbook.site.stage import contents, stage, without_dead_links
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,21 @@ def _png(picture) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "png")
     return buffer.getvalue()
+
+
+def test_sliders_have_as_many_stops_as_fit(tmp_path):
+    files = [f"{i}.webp" for i in range(15)]
+    for name in files:
+        (tmp_path / name).write_bytes(b"x" * 100)
+    slider = {"kind": "range", "values": files, "files": files, "start": 4}
+    menu = {"kind": "choice", "values": files[:2], "files": files[:2], "start": 0}
+    records = {"A line.": {"picture": "4.webp", "knobs": [slider, menu]}}
+    assert fitted(records, tmp_path, 1500) == records
+    thinned, same = fitted(records, tmp_path, 700)["A line."]["knobs"]
+    assert same == menu
+    assert len(thinned["files"]) == 5
+    assert (thinned["files"][0], thinned["files"][-1]) == ("0.webp", "14.webp")
+    assert thinned["files"][thinned["start"]] == "4.webp" and thinned["values"] == thinned["files"]
 
 
 @pytest.mark.notebook
@@ -288,6 +304,14 @@ def test_pages_link_to_no_notebook_that_is_left_out():
     assert without_dead_links(text, {"notebooks/a.ipynb"}) == (
         "[a](notebooks/a.ipynb) and b, [d](catalog.md)"
     )
+
+
+def test_minutes_are_those_that_the_notebook_says(book):
+    entry = catalog.notebook("pairs")
+    assert minutes_to_read(entry) == 10
+    book.add("pairs", ("text", "# Learning from pairs\n\nReading time about 35 minutes; runs"))
+    assert minutes_to_read(entry) == 35
+    assert minutes_to_read(catalog.notebook("21")) == 28
 
 
 # The hand-written pages

@@ -19,6 +19,7 @@ PICTURE = re.compile(
     r'<img alt="(?P<alt>[^"]*)"[^>]*? src="data:image/png;base64,(?P<data>[^"]+)">'
 )
 CURRENT = "fingerprint.txt"
+MOST = 1_500_000  # bytes of all frames of a page, which stays under 5 MB with all that it loads
 ALIKE = 1e-3  # share of pixels that may differ between two drawings of the same picture
 
 
@@ -59,7 +60,31 @@ def frames(path: Path, cache: Path) -> dict[str, dict]:
         if not _as_committed(nb, cache):
             _draw(nb, path.parent, cache, scale=None)
         stamp.write_text(state)
-    return _records(cache)
+    return fitted(_records(cache), cache)
+
+
+def fitted(records: dict[str, dict], cache: Path, most: int = MOST) -> dict[str, dict]:
+    """Returns the records with as many stops of their sliders as fit in `most` bytes."""
+    for count in range(capture.STOPS, 2, -1):
+        chosen = {
+            alt: {**record, "knobs": [_thinned(knob, count) for knob in record["knobs"]]}
+            for alt, record in records.items()
+        }
+        knobs = [knob for record in chosen.values() for knob in record["knobs"]]
+        files = {name for knob in knobs for name in knob["files"]}
+        if sum((cache / name).stat().st_size for name in files) <= most:
+            break
+    return chosen
+
+
+def _thinned(knob: dict, count: int) -> dict:
+    """The knob with about `count` of its stops: both ends, the default, and some in between."""
+    last = len(knob["files"]) - 1
+    if knob["kind"] != "range" or last < count:
+        return knob
+    kept = sorted({round(i * last / (count - 1)) for i in range(count)} | {knob["start"]})
+    lists = {key: [knob[key][place] for place in kept] for key in ("values", "files")}
+    return {**knob, **lists, "start": kept.index(knob["start"])}
 
 
 def _explores(cell) -> bool:

@@ -1,7 +1,8 @@
 """The Sphinx extension of the site.
 
 Directives `book-map`, `catalog`, `ledger`, `twelve-weeks` and `pull-links` make lists from the
-catalog and the executed notebooks; the role `paper` leads to a paper and says what was measured.
+catalog and the executed notebooks. The role `paper` leads to a paper and says what was measured,
+`minutes` says how long a notebook takes to read.
 """
 
 import html
@@ -30,6 +31,7 @@ def setup(app) -> dict:
     app.add_directive("twelve-weeks", TwelveWeeks)
     app.add_directive("pull-links", PullLinks)
     app.add_role("paper", PaperRole())
+    app.add_role("minutes", MinutesRole())
     app.connect("autodoc-process-signature", _name_scalars)
     app.connect("html-page-context", _level_captions, priority=900)  # after the theme's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -135,3 +137,11 @@ class PaperRole(SphinxRole):
         ]
         state = " ".join(counts) or tag("span", "done" if paper.done else "listed", class_="coming")
         return [raw(f"{name} <small>{state}</small>")], []
+
+
+class MinutesRole(SphinxRole):
+    """How many minutes a notebook takes to read, by its name."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        minutes = str(minutes_to_read(catalog.notebook(self.text)))
+        return [nodes.Text(minutes)], []

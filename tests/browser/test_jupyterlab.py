@@ -186,6 +186,7 @@ def test_training_leaves_the_kernel_to_other_cells(server, open_notebook):
     output.get_by_role("button", name="Start").click()
     output.get_by_text("steps/s").wait_for()
     lab.run(1)
+    lab.page.wait_for_timeout(500)  # a step or two, on a busy machine too
     assert lab.evaluate("panel.running, len(seen) > count") == "True True"
 
     output.get_by_role("slider").press("End")
