@@ -23,6 +23,17 @@ def show_map() -> None:
     )
 
 
+def show_twelve_weeks() -> None:
+    """Display the course of twelve weeks: for each week its notebooks, those written as links."""
+    rows = "".join(
+        f'<tr><td style="text-align: right; vertical-align: top">{week}</td>'
+        f'<td style="text-align: left; white-space: normal">{stops}</td></tr>'
+        for week, names in enumerate(catalog.twelve_weeks(), start=1)
+        for stops in [" · ".join(map(_stop, names))]
+    )
+    _show_html(_table(("week", "notebooks"), rows), "[a course of twelve weeks]")
+
+
 def search_box(words: str = "temperature") -> None:
     """Display a search over papers, topics and knobs; each hit links to its notebook.
 
@@ -96,6 +107,14 @@ def _link(paper: catalog.Paper) -> str:
         return name + _pale(f"{_label(entry)}, coming")
     anchor = paper.section.partition("#")[2]
     return name + _notebook_link(entry, f"#{anchor}" if anchor else "")
+
+
+def _stop(name: str) -> str:
+    """A notebook of the course, or what a week has instead of one."""
+    try:
+        return _entry(catalog.notebook(name))
+    except ValueError:
+        return html.escape(name)
 
 
 def _notebook_link(entry: catalog.Notebook, anchor: str = "") -> str:
