@@ -71,7 +71,7 @@ def shown(control: Control, value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _save(png: bytes, folder: Path) -> str:
+def _save(png: bytes | memoryview, folder: Path) -> str:
     """Stores a picture under a name made from what it shows, so that equal ones are one file."""
     data = webp(png)
     name = f"{sha256(data).hexdigest()[:16]}.webp"
@@ -79,7 +79,7 @@ def _save(png: bytes, folder: Path) -> str:
     return name
 
 
-def webp(png: bytes) -> bytes:
+def webp(png: bytes | memoryview) -> bytes:
     """A PNG as a WebP: without losses, unless that makes a large file."""
     from PIL import Image
 
