@@ -172,13 +172,23 @@ class LabNotebook:
         """What the kernel prints for an expression, asked beside the notebook's cells."""
         return self.page.evaluate(EVALUATE, f"print({expression})").strip()
 
-    def wait_for_new_picture(self, image, before: str) -> None:
+    def shows_new_picture(self, image, before: str, seconds: float) -> bool:
+        """Whether an image shows something else within some seconds."""
+        from playwright.sync_api import TimeoutError as TookTooLong
+
+        try:
+            self.wait_for_new_picture(image, before, seconds)
+        except TookTooLong:
+            return False
+        return True
+
+    def wait_for_new_picture(self, image, before: str, seconds: float = 20) -> None:
         """Wait until an image shows something else, or a widget shows an error."""
         self.page.wait_for_function(
             """([image, before, error]) => document.querySelector(error) ||
             (image.src !== before && image.complete && image.naturalWidth)""",
             arg=[image.element_handle(), before, ERROR_LINE],
-            timeout=20_000,
+            timeout=1000 * seconds,
         )
 
     def is_trusted(self) -> bool:

@@ -271,11 +271,12 @@ def check_notebook(path: Path, server, open_notebook) -> None:
         for slider in box.get_by_role("slider").all():
             before = image.get_attribute("src")
             slider.scroll_into_view_if_needed()
-            slider.press("ArrowLeft")
-            slider.press("ArrowRight")
             slider.press("ArrowRight")
             if box.get_by_role("button", name="Step").count():
                 box.get_by_role("button", name="Step").click()
+            for key in ("Home", "End"):  # one step may be too small to see
+                if not lab.shows_new_picture(image, before, seconds=2):
+                    slider.press(key)
             lab.wait_for_new_picture(image, before)
             assert lab.failures() == []
     assert lab.evaluate("__import__('lossbook.widgets').widgets.exercise_all(steps=3)")[0] == "["
