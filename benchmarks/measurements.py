@@ -7,11 +7,9 @@ grew by, each arm in a fresh process.
 
 import csv
 import multiprocessing
-import os
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch.nn.functional as F
 
 from lossbook.baselines import nt_xent_loss
 from lossbook.models import mlp
+from lossbook.notebooks import replacing
 from lossbook.training import fit, fit_replicas, replica_seed
 
 RESULTS = Path(__file__).parent / "results"
@@ -111,12 +110,10 @@ def peak_resident() -> int:
 def write(rows: list[tuple[str, float, float, float]]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / "bench.csv"
-    with tempfile.NamedTemporaryFile("w", dir=RESULTS, delete=False, newline="") as stream:
+    with replacing(target) as stream:
         writer = csv.writer(stream)
         writer.writerow(("measurement", "first", "second", "ratio"))
         writer.writerows(rows)
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, target)
     return target
 
 
