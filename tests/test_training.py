@@ -162,6 +162,73 @@ def test_sampled_batches(per_seed):
     np.testing.assert_allclose(curves(history)[2], curves(alone)[0], rtol=1e-4)
 
 
+# Held-out data
+
+
+def held_out_accuracy(model, batch):
+    inputs, labels = batch
+    return {"accuracy": (model(inputs).argmax(1) == labels).float().mean()}
+
+
+def test_each_replica_is_scored_on_its_own_seeds_held_out_data():
+    held_out = [(X[:20], Y[:20]), (X[20:40], Y[20:40]), (X[40:60], Y[40:60])]
+    history = fit_replicas(
+        mlp,
+        cross_entropy,
+        (X, Y),
+        seeds=3,
+        grid={"temperature": [1.0, 0.5]},
+        steps=6,
+        evaluate=held_out_accuracy,
+        held_out=held_out,
+        every=3,
+    )
+    for replica, row in enumerate(history.final.itertuples()):
+        expected = held_out_accuracy(history.model(replica), held_out[row.seed])["accuracy"]
+        assert row.accuracy == pytest.approx(expected.item())
+    assert history.frame["accuracy"].notna().sum() == 2 * len(history)
+
+
+def test_one_held_out_batch_serves_all_seeds_and_fit_alike():
+    settings = dict(steps=4, evaluate=held_out_accuracy, held_out=(X[:30], Y[:30]))
+    history = fit_replicas(mlp, cross_entropy, (X, Y), seeds=2, **settings)
+    for i, row in enumerate(history.final.itertuples()):
+        alone = made(mlp, replica_seed(0, i))
+        single = fit(alone, cross_entropy, (X, Y), seed=replica_seed(0, i), **settings)
+        assert row.accuracy == pytest.approx(single.final["accuracy"].item())
+
+
+@pytest.mark.no_typecheck
+@pytest.mark.parametrize(
+    "held_out, message",
+    [
+        ([(X, Y)], "held_out must have one entry for each of 2 seeds, got 1"),
+        ([(X, Y), (X[:9], Y[:9])], "held_out of different seeds must have the same shapes, got"),
+        ((X, 3), "held_out must hold tensors with a first dimension, got 3"),
+        (
+            lambda generator: (X, Y),
+            "held_out must be a tensor, a tuple or dict of tensors, got func",
+        ),
+    ],
+)
+def test_held_out_data_that_do_not_fit_are_refused(held_out, message):
+    with pytest.raises(ValueError, match=message):
+        fit_replicas(
+            mlp,
+            cross_entropy,
+            (X, Y),
+            seeds=2,
+            steps=1,
+            evaluate=held_out_accuracy,
+            held_out=held_out,
+        )
+
+
+def test_held_out_data_without_evaluate_are_refused():
+    with pytest.raises(ValueError, match="held_out needs evaluate"):
+        fit(mlp(), cross_entropy, (X, Y), steps=1, held_out=(X, Y))
+
+
 # Pairing, batches and randomness
 
 

@@ -86,14 +86,18 @@ def replica_batches(
         streams = [batch_stream(*pair, device) for pair in zip(datasets, seeds, strict=True)]
         return (map_batch(_stack(copies), *batches) for batches in zip(*streams, strict=True)), 0
     if batch_size is None:
-        # What all seeds share is neither stacked nor repeated.
-        dims = map_batch(lambda *tensors: None if _same(tensors) else 0, *datasets)
-        stack = _stack(copies)
-        batch = map_batch(
-            lambda *tensors: tensors[0] if _same(tensors) else stack(*tensors), *datasets
-        )
+        batch, dims = whole_batch(datasets, copies)
         return repeat(batch), dims
     return _replica_minibatches(datasets, batch_size, seeds, copies, device), 0
+
+
+def whole_batch(datasets: list[Batch], copies: int) -> tuple[Batch, Any]:
+    """Return all data of all replicas, and which of their dimensions counts replicas."""
+    # What all seeds share is neither stacked nor repeated.
+    dims = map_batch(lambda *tensors: None if _same(tensors) else 0, *datasets)
+    stack = _stack(copies)
+    batch = map_batch(lambda *tensors: tensors[0] if _same(tensors) else stack(*tensors), *datasets)
+    return batch, dims
 
 
 def _replica_minibatches(
@@ -134,19 +138,42 @@ def per_seed_data(
     if not isinstance(data, list):
         check_data("data", data, batch_size)
         return [to_device(data, device)] * seeds
-    if len(data) != seeds:
-        raise ValueError(f"data must have one entry for each of {seeds} seeds, got {len(data)}")
+    _check_count("data", data, seeds)
     for i, dataset in enumerate(data):
         check_data(f"data[{i}]", dataset, batch_size)
     if len({callable(dataset) for dataset in data}) > 1:
         raise ValueError("data must hold either tensors for every seed or functions for every seed")
-    if batch_size is None and not callable(data[0]):
-        shapes = {tuple(tuple(tensor.shape) for tensor in _fields(dataset)) for dataset in data}
-        if len(shapes) > 1:
-            raise ValueError(
-                "data of different seeds must have the same shapes when batch_size is None, "
-                f"got {sorted(shapes)}"
-            )
+    if callable(data[0]):
+        return data
+    if batch_size is None:
+        _check_one_shape("data", data, " when batch_size is None")
+    return _moved(data, device)
+
+
+def per_seed_held_out(held_out: Any, seeds: int, device: torch.device) -> list[Batch]:
+    """Return one batch per seed to evaluate on; its tensors may differ in length."""
+    batches = held_out if isinstance(held_out, list) else [held_out] * seeds
+    _check_count("held_out", batches, seeds)
+    for batch in batches:
+        check_tensors("held_out", batch)
+    _check_one_shape("held_out", batches)
+    return _moved(batches, device)
+
+
+def _check_count(name: str, data: list, seeds: int) -> None:
+    if len(data) != seeds:
+        raise ValueError(f"{name} must have one entry for each of {seeds} seeds, got {len(data)}")
+
+
+def _check_one_shape(name: str, data: list[Batch], when: str = "") -> None:
+    shapes = {tuple(tuple(tensor.shape) for tensor in _fields(batch)) for batch in data}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{name} of different seeds must have the same shapes{when}, got {sorted(shapes)}"
+        )
+
+
+def _moved(data: list[Batch], device: torch.device) -> list[Batch]:
     moved: dict[int, Tensor] = {}
 
     def move(tensor):
@@ -154,7 +181,7 @@ def per_seed_data(
             moved[id(tensor)] = tensor.to(device)
         return moved[id(tensor)]
 
-    return [dataset if callable(dataset) else map_batch(move, dataset) for dataset in data]
+    return [map_batch(move, batch) for batch in data]
 
 
 def check_data(name: str, data: Batch | Sampler, batch_size: int | None) -> None:
@@ -162,16 +189,8 @@ def check_data(name: str, data: Batch | Sampler, batch_size: int | None) -> None
         if batch_size is not None:
             raise ValueError("batch_size must be None when data is a function that makes batches")
         return
-    if not isinstance(data, (Tensor, tuple, dict)):
-        raise ValueError(
-            f"{name} must be a tensor, a tuple or dict of tensors, or a function of a generator, "
-            f"got {type(data).__name__}"
-        )
-    fields = _fields(data)
-    for field in fields:
-        if not isinstance(field, Tensor) or field.dim() == 0:
-            raise ValueError(f"{name} must hold tensors with a first dimension, got {field!r}")
-    lengths = sorted({len(field) for field in fields})
+    check_tensors(name, data, " or a function of a generator,")
+    lengths = sorted({len(field) for field in _fields(data)})
     if not lengths or lengths == [0]:
         raise ValueError(f"{name} must not be empty")
     if len(lengths) > 1:
@@ -180,3 +199,14 @@ def check_data(name: str, data: Batch | Sampler, batch_size: int | None) -> None
         raise ValueError(
             f"batch_size must be between 1 and the {lengths[0]} samples of {name}, got {batch_size}"
         )
+
+
+def check_tensors(name: str, data: Any, alternative: str = "") -> None:
+    if not isinstance(data, (Tensor, tuple, dict)):
+        raise ValueError(
+            f"{name} must be a tensor, a tuple or dict of tensors,{alternative} "
+            f"got {type(data).__name__}"
+        )
+    for field in _fields(data):
+        if not isinstance(field, Tensor) or field.dim() == 0:
+            raise ValueError(f"{name} must hold tensors with a first dimension, got {field!r}")

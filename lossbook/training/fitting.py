@@ -24,9 +24,12 @@ from lossbook.training.batches import (
     Sampler,
     batch_stream,
     check_data,
+    check_tensors,
     per_seed_data,
+    per_seed_held_out,
     replica_batches,
     to_device,
+    whole_batch,
 )
 from lossbook.training.history import COLUMNS, History, Recorder, describe_stop, warn_of_stopped
 from lossbook.training.optimizers import (
@@ -48,7 +51,7 @@ from lossbook.training.stacking import (
 )
 
 Loss = Callable[..., Tensor]
-Evaluate = Callable[[nn.Module], Mapping[str, Tensor | float]]
+Evaluate = Callable[..., Mapping[str, Tensor | float]]
 OPTIMIZER_KNOBS = ("learning_rate", "weight_decay")
 # How often to look whether any replica is left: on a GPU each look waits for the device.
 LOOK_EVERY = 20
@@ -74,6 +77,7 @@ def fit(
     seed: int = 0,
     knobs: Mapping[str, Any] | None = None,
     evaluate: Evaluate | None = None,
+    held_out: Batch | None = None,
     every: int | None = None,
     progress: bool = True,
 ) -> History:
@@ -97,6 +101,7 @@ def fit(
         seed: seeds the batches and the randomness of the loss; torch's global state is unchanged.
         knobs: keyword arguments of the loss; numbers among them become columns of the frame.
         evaluate: ``evaluate(model)`` returns a dict of scalars; runs in eval mode, no gradients.
+        held_out: data to evaluate on; ``evaluate(model, held_out)`` is then called.
         every: number of steps between evaluations; there is always one at the end.
         progress: whether to show a progress bar.
 
@@ -112,11 +117,15 @@ def fit(
     _check_schedule(steps, every, clip_norm, momentum)
     _check_rates([learning_rate], [weight_decay])
     check_data("data", data, batch_size)
+    if held_out is not None:
+        _check_evaluate(evaluate)
+        check_tensors("held_out", held_out)
     device = device_of(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     update = torch_optimizer(optimizer, trainable, learning_rate, weight_decay, momentum)
     recorder = Recorder(_rows([seed], [_plain(knobs)]), every, steps)
     batches = batch_stream(to_device(data, device), seed, device, batch_size)
+    tests = () if held_out is None else (to_device(held_out, device),)
     settings = {"seed": seed, **_plain(knobs), "learning_rate": learning_rate}
     model.train()
     failure = None
@@ -139,7 +148,7 @@ def fit(
             update.step()
             if evaluate is not None and recorder.is_due(step):
                 with torch.no_grad(), eval_mode(model):
-                    scores = _tensors_of(evaluate)(model)
+                    scores = _tensors_of(evaluate)(model, *tests)
                 recorder.add_scores(step, {k: v.reshape(1) for k, v in scores.items()})
             bar(step)
 
@@ -170,6 +179,7 @@ def fit_replicas(
     momentum: float = 0.9,
     clip_norm: float | None = None,
     evaluate: Evaluate | None = None,
+    held_out: Batch | list[Batch] | None = None,
     every: int | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
@@ -201,6 +211,8 @@ def fit_replicas(
         clip_norm: the largest norm of a replica's gradient over all its parameters.
         evaluate: ``evaluate(model)`` returns a dict of scalar tensors; runs under vmap in eval
             mode, without gradients.
+        held_out: data to evaluate on: a tensor, tuple or dict, or a list of such, one per seed and
+            all of one shape; ``evaluate(model, held_out)`` is then called with its own seed's.
         every: number of steps between evaluations; there is always one at the end.
         device: where the replicas train; data and models are moved there.
         progress: whether to show a progress bar.
@@ -224,6 +236,9 @@ def fit_replicas(
     _check_schedule(steps, every, clip_norm, momentum)
     _check_rates(*rates)
     datasets = per_seed_data(data, seeds, batch_size, device)
+    if held_out is not None:
+        _check_evaluate(evaluate)
+        held_out = per_seed_held_out(held_out, seeds, device)
 
     run_seeds = [replica_seed(seed, i) for i in range(seeds)]
     models = [_make(make_model, run_seed, device) for run_seed in run_seeds]
@@ -249,7 +264,7 @@ def fit_replicas(
     update = StackedOptimizer(trainable, optimizer, *rates, momentum=momentum)
     batches, batch_dim = replica_batches(datasets, batch_size, run_seeds, copies, device)
     losses_of = vmap_replicas(stateful(template, _unpacked(loss)), (0, 0, batch_dim, 0))
-    scores_of = evaluate and vmap_replicas(stateful(template, _tensors_of(evaluate)), (0, 0))
+    scores_of = evaluate and _scores_of(template, evaluate, held_out, copies)
     recorder = Recorder(_rows(range(seeds), settings), every, steps)
     active = torch.ones(len(recorder.rows), dtype=torch.bool, device=device)
 
@@ -276,7 +291,7 @@ def fit_replicas(
                 break
             if scores_of and recorder.is_due(step):
                 with torch.no_grad(), eval_mode(template):
-                    recorder.add_scores(step, scores_of(parameters, buffers)[0])
+                    recorder.add_scores(step, scores_of(parameters, buffers))
             bar(step)
 
     history = recorder.history(
@@ -290,9 +305,23 @@ def _unpacked(loss: Loss) -> Callable:
     return lambda model, batch, knobs: _scalar(loss(model, batch, **knobs))
 
 
+def _scores_of(
+    template: nn.Module, evaluate: Evaluate, held_out: list[Batch] | None, copies: int
+) -> Callable:
+    """Return ``scores(parameters, buffers)`` of all replicas."""
+    call = stateful(template, _tensors_of(evaluate))
+    if held_out is None:
+        mapped = vmap_replicas(call, (0, 0))
+        return lambda parameters, buffers: mapped(parameters, buffers)[0]
+    batch, dims = whole_batch(held_out, copies)
+    mapped = vmap_replicas(call, (0, 0, dims))
+    return lambda parameters, buffers: mapped(parameters, buffers, batch)[0]
+
+
 def _tensors_of(evaluate: Evaluate) -> Callable:
-    def scores(model):
-        tensors = {name: torch.as_tensor(value) for name, value in evaluate(model).items()}
+    def scores(model, *held_out):
+        found = evaluate(model, *held_out)
+        tensors = {name: torch.as_tensor(value) for name, value in found.items()}
         for name, tensor in tensors.items():
             if tensor.dim() != 0:
                 raise ValueError(
@@ -377,6 +406,11 @@ def _check_schedule(
         in_range("every", every, at_least=1)
     if clip_norm is not None:
         positive("clip_norm", clip_norm)
+
+
+def _check_evaluate(evaluate: Evaluate | None) -> None:
+    if evaluate is None:
+        raise ValueError("held_out needs evaluate, the function that scores a model on it")
 
 
 def _check_rates(learning_rates: list[float], weight_decays: list[float]) -> None:
