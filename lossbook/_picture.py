@@ -3,6 +3,8 @@
 import io
 import threading
 
+from lossbook import _display
+
 # JupyterLab hands the sliders' messages to a second thread and panels train in a third, while
 # matplotlib is not made for threads: whoever changes artists or draws holds this lock.
 DRAWING = threading.RLock()
@@ -61,11 +63,7 @@ class Picture:
         from lossbook.plots import img_tag
 
         return {
-            "application/vnd.jupyter.widget-view+json": {
-                "version_major": 2,
-                "version_minor": 0,
-                "model_id": box.model_id,
-            },
+            **_display.widget_view(box),
             "text/html": img_tag(self.image.value, self.alt),
             "text/plain": f"[interactive figure: {self.alt}]",
         }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lossbook import _display
 from lossbook._checks import one_of
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Claim:
             f"{_badge(self.verdict)} {html.escape(self.record['sentence'])}<br>"
             f'<small style="opacity: 0.8">{html.escape(self.details)}</small></div>'
         )
-        _show({"text/html": line, "text/plain": str(self), MIME: self.record})
+        _display.show({"text/html": line, "text/plain": str(self), MIME: self.record})
 
     def _ipython_display_(self) -> None:
         # A cell that ends with record(...) would otherwise show its claim twice.
@@ -319,7 +319,7 @@ def table() -> None:
         "{verdict}: {sentence} ({}; n = {}; smallest effect {})".format(*_cells(record), **record)
         for record in records
     ]
-    _show(
+    _display.show(
         {
             "text/html": f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
             if records
@@ -471,21 +471,6 @@ def _badge(verdict: str) -> str:
     return f'<b style="color: {COLORS[verdict]}">{SYMBOLS[verdict]} {verdict}</b>'
 
 
-def _shell() -> Any:
-    """Return the running IPython shell, or None; never imports IPython."""
-    ipython = sys.modules.get("IPython")
-    return ipython.get_ipython() if ipython else None
-
-
 def _execution_count() -> int | None:
-    shell = _shell()
+    shell = _display.shell()
     return shell.execution_count if shell else None
-
-
-def _show(bundle: dict[str, Any]) -> None:
-    if _shell() is None:
-        print(bundle["text/plain"])
-        return
-    from IPython.display import display
-
-    display(bundle, raw=True)

@@ -2,7 +2,7 @@
 
 import html
 
-from lossbook import catalog, notebooks
+from lossbook import _display, catalog, notebooks
 
 HITS = 12
 
@@ -17,9 +17,12 @@ def show_map() -> None:
         f'<td style="text-align: left; white-space: normal">{_titles(part)}</td></tr>'
         for part in catalog.parts()
     )
-    _show_html(
-        _table(("part", "about", "notebooks"), rows),
-        f"[map of the book: {done} of {len(catalog.notebooks())} notebooks are written]",
+    _display.show(
+        {
+            "text/html": _table(("part", "about", "notebooks"), rows),
+            "text/plain": f"[map of the book: {done} of {len(catalog.notebooks())} notebooks "
+            "are written]",
+        }
     )
 
 
@@ -31,7 +34,12 @@ def show_twelve_weeks() -> None:
         for week, names in enumerate(catalog.twelve_weeks(), start=1)
         for stops in [" · ".join(map(_stop, names))]
     )
-    _show_html(_table(("week", "notebooks"), rows), "[a course of twelve weeks]")
+    _display.show(
+        {
+            "text/html": _table(("week", "notebooks"), rows),
+            "text/plain": "[a course of twelve weeks]",
+        }
+    )
 
 
 def search_box(words: str = "temperature") -> None:
@@ -52,19 +60,20 @@ def search_box(words: str = "temperature") -> None:
     # An Output widget, since the front end makes links to notebooks only in outputs.
     found = ipywidgets.Output()
 
-    def update(_change=None) -> None:
-        data = {"text/html": hits_table(box.value), "text/plain": "[search results]"}
+    def show_hits(table: str) -> None:
+        data = {"text/html": table, "text/plain": "[search results]"}
         found.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 
-    box.observe(update, "value")
-    update()
-    panel = ipywidgets.VBox([box, found])
-    view = {"version_major": 2, "version_minor": 0, "model_id": panel.model_id}
+    first = hits_table(words)
+    show_hits(first)
+    box.observe(lambda change: show_hits(hits_table(change["new"])), "value")
     searched = f"<p>Search results for <b>{html.escape(words)}</b> (run the cell to search):</p>"
-    _show_html(
-        searched + hits_table(words),
-        f"[search box: {words}]",
-        {"application/vnd.jupyter.widget-view+json": view},
+    _display.show(
+        {
+            **_display.widget_view(ipywidgets.VBox([box, found])),
+            "text/html": searched + first,
+            "text/plain": f"[search box: {words}]",
+        }
     )
 
 
@@ -128,9 +137,3 @@ def _label(entry: catalog.Notebook) -> str:
 
 def _pale(text: str) -> str:
     return f'<span style="opacity: 0.6">{html.escape(text)}</span>'
-
-
-def _show_html(text: str, plain: str, more: dict | None = None) -> None:
-    from IPython.display import display
-
-    display({"text/html": text, "text/plain": plain, **(more or {})}, raw=True)

@@ -13,6 +13,8 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lossbook import _display
+
 PALETTE = sns.color_palette("colorblind").as_hex()
 DPI = 110
 STYLE = {
@@ -29,9 +31,6 @@ STYLE = {
     "figure.facecolor": "white",
 }
 mpl.rcParams.update(STYLE)
-
-CLASS_COLORS = mpl.colors.ListedColormap(PALETTE)
-"""One color for each of ten classes, for ``scatter(c=labels, cmap=…, vmin=0, vmax=9)``."""
 
 
 def figure(width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int = 1, **subplots):
@@ -90,7 +89,4 @@ def show(fig: Figure, *, alt: str) -> None:
     Raises:
         ValueError: if ``alt`` is empty.
     """
-    from IPython.display import display
-
-    bundle = {"text/html": img_tag(png(fig), alt), "text/plain": f"[figure: {alt}]"}
-    display(bundle, raw=True)
+    _display.show({"text/html": img_tag(png(fig), alt), "text/plain": f"[figure: {alt}]"})

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lossbook import claims
+from lossbook import _display, claims
 from lossbook.settings import Run
 
 RUN = Run("quick", 7, torch.device("cpu"))
@@ -202,7 +202,7 @@ def test_arms_need_different_names():
 
 
 def test_a_script_prints_plain_text(capsys, monkeypatch):
-    monkeypatch.setattr(claims, "_shell", lambda: None)
+    monkeypatch.setattr(_display, "shell", lambda: None)
     record()
     claims.table()
     printed = capsys.readouterr().out
@@ -215,7 +215,7 @@ def displayed(monkeypatch):
     """The bundles that a notebook would show."""
     bundles = []
     shell = SimpleNamespace(execution_count=1)
-    monkeypatch.setattr(claims, "_shell", lambda: shell)
+    monkeypatch.setattr(_display, "shell", lambda: shell)
     display = SimpleNamespace(display=lambda bundle, raw: bundles.append(bundle))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     bundles_and_shell = SimpleNamespace(bundles=bundles, shell=shell)
@@ -252,7 +252,7 @@ def test_the_table_shows_the_newest_of_each_claim(displayed):
 
 
 def test_an_empty_table_says_so(capsys, monkeypatch):
-    monkeypatch.setattr(claims, "_shell", lambda: None)
+    monkeypatch.setattr(_display, "shell", lambda: None)
     claims.table()
     assert "No claim has been recorded yet." in capsys.readouterr().out
 

@@ -26,7 +26,7 @@ def test_the_alt_text_is_escaped_in_the_tag():
 
 def test_show_displays_one_image_with_its_alt_text(monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    monkeypatch.setattr("lossbook._display.show", shown.append)
     fig, _ = plots.figure()
     plots.show(fig, alt="A line that falls.")
     assert shown[0]["text/plain"] == "[figure: A line that falls.]"
