@@ -20,10 +20,12 @@ from conformance import (
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves, tree_map
 
-OBJECTIVES = [Objective(path) for path in listed()]
+LISTED = listed()
+OBJECTIVES = [objective for objective in LISTED if objective.is_function_of_tensors]
 VARIANTS = [(objective, knobs) for objective in OBJECTIVES for knobs in objective.variants()]
 
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
+each_listed = pytest.mark.parametrize("objective", LISTED, ids=lambda o: o.name)
 each_variant = pytest.mark.parametrize(
     "objective, knobs",
     VARIANTS,
@@ -66,13 +68,15 @@ def test_a_temperature_is_called_temperature(objective):
     assert not [n for n in ("t", "tau") if re.search(r"\btemperature\b", texts.get(n, ""))]
 
 
-@each_objective
+@each_listed
 def test_docstring_has_formula_arguments_result_errors_and_reference(objective):
     found = sections(objective)
     summary, _, rest = found[""].partition("\n\n")
     assert "\n" not in summary and summary.endswith(".")
-    assert ".. math::" in rest or ":math:" in rest
-    assert {"Args", "Returns", "Raises"} <= set(found)
+    assert {"Args", "Raises"} <= set(found)
+    if inspect.isfunction(objective.function):  # a module's formula may stand at its function
+        assert ".. math::" in rest or ":math:" in rest
+        assert "Returns" in found
     assert "Reference" in found or "References" in found
     assert list(documented(objective)) == list(objective.parameters)
     assert all(documented(objective).values())
