@@ -24,11 +24,11 @@ from torch.utils._pytree import tree_leaves
 from lossbook import baselines, catalog
 
 
-def listed() -> list[str]:
-    """The dotted paths of all objectives."""
+def listed() -> list["Objective"]:
+    """All that the catalog's rows name, and the losses of ``lossbook.baselines``."""
     of_papers = [path for paper in catalog.papers() for path in paper.objective]
     of_baselines = [f"lossbook.baselines.{n}" for n in vars(baselines) if n.endswith("_loss")]
-    return list(dict.fromkeys(of_papers + sorted(of_baselines)))
+    return [Objective(path) for path in dict.fromkeys(of_papers + sorted(of_baselines))]
 
 
 # What each input may look like ------------------------------------------------------------------
@@ -56,14 +56,30 @@ def _distributions(shape, extreme):
     return (torch.randn(shape) * (15 if extreme else 1)).softmax(-1)
 
 
+def _binary(shape, extreme):
+    return (torch.rand(shape) < 0.4).float()
+
+
+def _temperatures(shape, extreme):
+    return 10 ** ((2 * torch.rand(shape) - 1) * (3 if extreme else 0.5))
+
+
+def _log_probabilities(shape, extreme):
+    shares = torch.rand(shape)
+    return torch.where(shares < 0.5, -1e4 * shares, 0.0) if extreme else shares.log()
+
+
 DOMAINS = {
     **dict.fromkeys(
         "anchors embeddings keys positives prototypes queries z1 z2".split(), _unit_rows
     ),
     "beta": _shares,
+    "log_probabilities": _log_probabilities,
     "pair_labels": _shares,
     "probabilities": _distributions,
     "similarities": _cosines,
+    "targets": _binary,
+    "temperatures": _temperatures,
 }
 
 VALUES = {"tau": (0, 0.5, 1.5, 2, 2.5), "r": (float("inf"),)}
@@ -124,6 +140,12 @@ class Objective:
     def function(self) -> Callable:
         module, _, name = self.path.rpartition(".")
         return getattr(import_module(module), name)
+
+    @property
+    def is_function_of_tensors(self) -> bool:
+        """Whether it maps tensors to tensors; modules and fits have tests of their own."""
+        result = self.hints.get("return") if inspect.isfunction(self.function) else None
+        return result is Tensor or bool(annotations(result))
 
     @cached_property
     def hints(self) -> dict[str, object]:
