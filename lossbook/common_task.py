@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas
 
 MIME = "application/vnd.lossbook.common-task+json"
+COMPARISON = "application/vnd.lossbook.comparison+json"
 CONDITIONS = {"clean": (1, 0.0), "long-tailed": (10, 0.0), "noisy": (1, 0.3), "both": (10, 0.3)}
 """How many times more examples the commonest class has than the rarest; share of wrong labels."""
 BASELINE = "cross-entropy"
@@ -305,7 +306,17 @@ def draw(frame: "pandas.DataFrame", baseline: str = BASELINE) -> None:
     axes[0].set_yticks(list(places.values()), list(places))
     fig.supxlabel(f"accuracy minus that of {baseline}, 95 % interval over seeds", fontsize=10)
     fig.suptitle(_finding(others, baseline), x=0.01, ha="left", fontsize=11)
-    plots.show(fig, alt=f"{_finding(others, baseline)}. {_described(others)}")
+    alt = f"{_finding(others, baseline)}. {_described(others)}"
+    bundle = {"text/html": plots.img_tag(plots.png(fig), alt), "text/plain": f"[figure: {alt}]"}
+    _display.show({**bundle, COMPARISON: comparison(frame)})
+
+
+def comparison(frame: "pandas.DataFrame") -> dict:
+    """What a figure shows, to find out later whether it still shows what the records say."""
+    return {
+        f"{row.name} ({row.condition})": [round(row.difference, 5), bool(row.survives)]
+        for row in frame.itertuples()
+    }
 
 
 def _draw_interval(ax, place: int, row) -> None:

@@ -2,12 +2,11 @@
 
 import json
 
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lossbook import _display, common_task
+from lossbook import _display, common_task, notebooks, plots
 from lossbook.baselines import focal_loss
 from lossbook.models import mlp
 from lossbook.settings import Run
@@ -160,22 +159,25 @@ def test_only_records_made_alike_stand_side_by_side(shown, monkeypatch, tmp_path
 
 
 def test_the_figure_says_what_is_better(monkeypatch):
-    drawn = []
-    monkeypatch.setattr("lossbook.plots.show", lambda fig, alt: drawn.append((fig, alt)))
+    bundles, figures = [], []
+    monkeypatch.setattr(_display, "show", bundles.append)
+    monkeypatch.setattr(plots, "png", lambda fig: figures.append(fig) or b"")
     found = [record("cross-entropy"), record("better", 0.05), record("far worse", -0.5)]
     common_task.draw(common_task.differences(found))
-    fig, alt = drawn[0]
-    assert alt.startswith("More accurate than cross-entropy, of 2: 1 (clean), 1 (long-tailed)")
+    alt, fig = bundles[0]["text/plain"], figures[0]
+    assert "More accurate than cross-entropy, of 2: 1 (clean), 1 (long-tailed)" in alt
     assert "both: better, +0.058 [" in alt
+    assert bundles[0][common_task.COMPARISON]["better (both)"] == [0.0575, True]
     texts = [text.get_text() for ax in fig.axes for text in ax.texts]
     assert texts == ["-0.57"] * 4
 
 
-def test_records_of_the_book_are_complete():
-    """Every loss of a committed notebook has a score for every condition and seed."""
-    frame = pd.DataFrame(common_task.records())
-    if frame.empty:
-        pytest.skip("no notebook has recorded anything yet")
-    lengths = {len(v) for scores in frame["scores"] for v in scores.values()}
-    assert len(lengths) == 1
-    assert all(list(scores) == list(common_task.CONDITIONS) for scores in frame["scores"])
+def test_the_closing_comparison_shows_what_the_notebooks_say():
+    """Notebook 08 is executed again when another notebook of its part has new records."""
+    found = common_task.records()
+    assert {len(values) for r in found for values in r["scores"].values()} == {8}
+    cells = notebooks.read(notebooks.find("08")).cells
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    shown = [data[common_task.COMPARISON] for data in outputs if common_task.COMPARISON in data]
+    now = common_task.comparison(common_task.differences(found))
+    assert shown == [now], "run `lossbook execute 08`: its comparison is older than its records"
