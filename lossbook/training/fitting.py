@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +39,13 @@ from lossbook.training.optimizers import (
     torch_optimizer,
 )
 from lossbook.training.progress import progress_bar
+from lossbook.training.replicas import (
+    check_scalar,
+    grid_settings,
+    make_module,
+    replica_rows,
+    replica_seed,
+)
 from lossbook.training.stacking import (
     device_of,
     eval_mode,
@@ -55,11 +60,6 @@ Evaluate = Callable[..., Mapping[str, Tensor | float]]
 OPTIMIZER_KNOBS = ("learning_rate", "weight_decay")
 # How often to look whether any replica is left: on a GPU each look waits for the device.
 LOOK_EVERY = 20
-
-
-def replica_seed(seed: int, i: int) -> int:
-    """Return the seed of the i-th seed of a run; runs with different ``seed`` share none."""
-    return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0])
 
 
 def fit(
@@ -123,7 +123,7 @@ def fit(
     device = device_of(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     update = torch_optimizer(optimizer, trainable, learning_rate, weight_decay, momentum)
-    recorder = Recorder(_rows([seed], [_plain(knobs)]), every, steps)
+    recorder = Recorder(replica_rows([seed], [_plain(knobs)]), every, steps)
     batches = batch_stream(to_device(data, device), seed, device, batch_size)
     tests = () if held_out is None else (to_device(held_out, device),)
     settings = {"seed": seed, **_plain(knobs), "learning_rate": learning_rate}
@@ -137,7 +137,7 @@ def fit(
     ):
         for step in range(1, steps + 1):
             update.zero_grad()
-            value = _scalar(loss(model, next(batches), **knobs))
+            value = check_scalar(loss(model, next(batches), **knobs))
             value.backward()
             norm = nn.utils.clip_grad_norm_(trainable, clip_norm or math.inf)
             finite = torch.isfinite(value.detach()) & torch.isfinite(norm)
@@ -226,7 +226,7 @@ def fit_replicas(
             are not numbers, or that the loss itself refuses.
     """
     device = torch.device(device)
-    settings = _grid_settings(grid or {})
+    settings = grid_settings(grid or {})
     rates = [
         [setting.get(name, default) for setting in settings]
         for name, default in zip(OPTIMIZER_KNOBS, (learning_rate, weight_decay), strict=True)
@@ -241,7 +241,7 @@ def fit_replicas(
         held_out = per_seed_held_out(held_out, seeds, device)
 
     run_seeds = [replica_seed(seed, i) for i in range(seeds)]
-    models = [_make(make_model, run_seed, device) for run_seed in run_seeds]
+    models = [make_module(make_model, run_seed, device) for run_seed in run_seeds]
     template = models[0]
     loss_knobs = [
         {name: value for name, value in setting.items() if name not in OPTIMIZER_KNOBS}
@@ -265,7 +265,7 @@ def fit_replicas(
     batches, batch_dim = replica_batches(datasets, batch_size, run_seeds, copies, device)
     losses_of = vmap_replicas(stateful(template, _unpacked(loss)), (0, 0, batch_dim, 0))
     scores_of = evaluate and _scores_of(template, evaluate, held_out, copies)
-    recorder = Recorder(_rows(range(seeds), settings), every, steps)
+    recorder = Recorder(replica_rows(range(seeds), settings), every, steps)
     active = torch.ones(len(recorder.rows), dtype=torch.bool, device=device)
 
     with (
@@ -302,7 +302,7 @@ def fit_replicas(
 
 
 def _unpacked(loss: Loss) -> Callable:
-    return lambda model, batch, knobs: _scalar(loss(model, batch, **knobs))
+    return lambda model, batch, knobs: check_scalar(loss(model, batch, **knobs))
 
 
 def _scores_of(
@@ -332,56 +332,13 @@ def _tensors_of(evaluate: Evaluate) -> Callable:
     return scores
 
 
-def _scalar(value: Tensor) -> Tensor:
-    if not isinstance(value, Tensor) or value.dim() != 0:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise ValueError(f"loss must return a scalar tensor, got {got}")
-    return value
-
-
-def _make(make_model: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
-    with isolated_rng(seed, device):
-        model = make_model()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"make_model must return a torch.nn.Module, got {type(model).__name__}")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("make_model must return a model with parameters that require gradients")
-    return model.to(device).train()
-
-
-def _grid_settings(grid: Mapping[str, Iterable[float]]) -> list[dict[str, float]]:
-    values = {name: _grid_values(name, of) for name, of in grid.items()}
-    return [dict(zip(values, point, strict=True)) for point in product(*values.values())]
-
-
-def _grid_values(name: str, values: Iterable[float]) -> list[float]:
-    if name in COLUMNS:
-        raise ValueError(f"grid must not have a knob called {name!r}")
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"grid[{name!r}] must be a list of numbers, got {values!r}")
-    plain = [value.item() if hasattr(value, "item") else value for value in values]
-    if not plain:
-        raise ValueError(f"grid[{name!r}] must have at least one value, got none")
-    for value in plain:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise ValueError(
-                f"grid[{name!r}] must hold numbers, got {value!r}; loop outside fit_replicas "
-                "over knobs that are not numbers"
-            )
-    return plain
-
-
 def _try_settings(template, loss, dataset, batch_size, seed, settings, device) -> None:
     """Call the loss once with plain numbers: under vmap an objective can't check its knobs."""
     batch = next(batch_stream(dataset, seed, device, batch_size))
     for knobs in settings:
         model = copy.deepcopy(template)
         with torch.no_grad(), isolated_rng(seed, device):
-            _scalar(loss(model, batch, **knobs))
-
-
-def _rows(seeds: Sequence[int], settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"seed": seed, **setting} for seed in seeds for setting in settings]
+            check_scalar(loss(model, batch, **knobs))
 
 
 def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
