@@ -388,6 +388,45 @@ def margin_logits(
 
 # Classification and robustness ----------------------------------------------------------------
 
+MARGIN_LOSSES = {
+    "logistic": lambda z: F.softplus(-z),
+    "hinge": lambda z: (1 - z).relu(),
+    "squared_hinge": lambda z: (1 - z).relu().square(),
+    "exponential": lambda z: (-z).clamp(max=30).exp() * (1 + (-z - 30).relu()),
+    "focal": lambda z: F.softplus(-z) * torch.sigmoid(-z).square(),
+}
+
+
+def margin_loss(
+    margins: Float[Tensor, " n"], *, name: str = "logistic", reduction: str = "mean"
+) -> Tensor:
+    r"""A classical loss of the margin: the sign of a binary label times the score.
+
+    .. math:: \log(1 + e^{-z}), \quad (1 - z)_+, \quad (1 - z)_+^2, \quad e^{-z}, \quad
+        \sigma(-z)^2 \log(1 + e^{-z})
+
+    Args:
+        margins: (n,), z = (2 t - 1) f for a target t of 0 or 1 and a score f.
+        name: "logistic" (binary cross-entropy), "hinge", "squared_hinge", "exponential" or "focal"
+            (with gamma = 2), in the order of the formulas.
+        reduction: "mean", "sum" or "none".
+
+    Returns:
+        The reduced loss. The exponential overflows where z is very negative: below -30 it goes on
+        linearly, with the slope it has there.
+
+    Raises:
+        ValueError: for an empty batch, an unknown name or an unknown reduction.
+
+    Reference:
+        P. Bartlett, M. Jordan, J. McAuliffe, "Convexity, Classification, and Risk Bounds", JASA
+        2006.
+    """
+    not_empty("margins", margins)
+    one_of("name", name, MARGIN_LOSSES)
+    (margins,) = full_precision(margins)
+    return reduce(MARGIN_LOSSES[name](margins), reduction)
+
 
 def focal_loss(
     logits: Float[Tensor, "n c"],
@@ -421,6 +460,94 @@ def focal_loss(
     # 1 - p below 1e-12 is noise, and its power has an infinite slope at 0 for gamma below one.
     doubt = (-torch.expm1(log_p)).clamp(min=1e-12)
     return reduce(-(doubt**gamma) * log_p, reduction)
+
+
+def dice_loss(
+    logits: Float[Tensor, "*batch n"],
+    targets: Float[Tensor, "*batch n"] | Int[Tensor, "*batch n"],
+    *,
+    smooth: Scalar = 1.0,
+    square: bool = False,
+) -> Float[Tensor, ""]:
+    r"""Soft Dice: one minus the F1 score of sets, with probabilities for decisions.
+
+    .. math:: L = 1 - \frac{2 \sum_i p_i y_i + \gamma}{\sum_i p_i + \sum_i y_i + \gamma}, \qquad
+        p = \sigma(\text{logits})
+
+    Args:
+        logits: (..., n); each row is one set, such as the pixels of an image.
+        targets: (..., n), 1 for members and 0 for others.
+        smooth: gamma, positive.
+        square: whether the denominator's terms are squared (V-Net's form).
+
+    Returns:
+        The mean over sets.
+
+    Raises:
+        ValueError: for an empty batch, different shapes or a smooth that is not positive.
+
+    References:
+        F. Milletari, N. Navab, S.-A. Ahmadi, "V-Net", 3DV 2016, arXiv:1606.04797 (squared);
+        C. H. Sudre et al., "Generalised Dice Overlap as a Deep Learning Loss Function for Highly
+        Unbalanced Segmentations", DLMIA 2017, arXiv:1707.03237.
+    """
+    p, targets = _probabilities_and_targets(logits, targets)
+    positive("smooth", smooth)
+    power = 2 if square else 1
+    total = (p**power + targets**power).sum(-1)
+    return (1 - (2 * (p * targets).sum(-1) + smooth) / (total + smooth)).mean()
+
+
+def tversky_loss(
+    logits: Float[Tensor, "*batch n"],
+    targets: Float[Tensor, "*batch n"] | Int[Tensor, "*batch n"],
+    *,
+    false_positive_weight: Scalar = 0.5,
+    false_negative_weight: Scalar = 0.5,
+    smooth: Scalar = 1.0,
+) -> Float[Tensor, ""]:
+    r"""Tversky loss: Dice with a price for each kind of error.
+
+    .. math:: L = 1 - \frac{\mathrm{TP} + \gamma}
+        {\mathrm{TP} + a\,\mathrm{FP} + b\,\mathrm{FN} + \gamma}, \quad
+        \mathrm{TP} = \sum_i p_i y_i, \ \mathrm{FP} = \sum_i p_i (1 - y_i), \
+        \mathrm{FN} = \sum_i (1 - p_i)\, y_i
+
+    a = b = 1/2 is Dice (with twice its gamma), a = b = 1 the Jaccard index.
+
+    Args:
+        logits: (..., n); each row is one set; p is their sigmoid.
+        targets: (..., n), 1 for members and 0 for others.
+        false_positive_weight: a, at least 0.
+        false_negative_weight: b, at least 0.
+        smooth: gamma, positive.
+
+    Returns:
+        The mean over sets.
+
+    Raises:
+        ValueError: for an empty batch, different shapes, a negative weight or a smooth that is not
+            positive.
+
+    Reference:
+        S. S. M. Salehi, D. Erdogmus, A. Gholipour, "Tversky Loss Function for Image Segmentation
+        Using 3D Fully Convolutional Deep Networks", MLMI 2017, arXiv:1706.05721.
+    """
+    p, targets = _probabilities_and_targets(logits, targets)
+    in_range("false_positive_weight", false_positive_weight, at_least=0)
+    in_range("false_negative_weight", false_negative_weight, at_least=0)
+    positive("smooth", smooth)
+    tp = (p * targets).sum(-1)
+    errors = false_positive_weight * (p.sum(-1) - tp)
+    errors = errors + false_negative_weight * (targets.sum(-1) - tp)
+    return (1 - (tp + smooth) / (tp + errors + smooth)).mean()
+
+
+def _probabilities_and_targets(logits: Tensor, targets: Tensor) -> list[Tensor]:
+    not_empty("logits", logits)
+    same_shape("targets", targets, "logits", logits)
+    logits, targets = full_precision(logits, targets)
+    return [logits.sigmoid(), targets]
 
 
 def label_log_probability(

@@ -4,10 +4,11 @@ scikit-learn has them too; ``tests/parity`` compares.
 """
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lossbook._checks import class_labels, in_range, matrix
+from lossbook._checks import class_labels, in_range, matrix, not_empty, same_shape
 from lossbook.baselines import pair_masks
 
 
@@ -27,6 +28,231 @@ def accuracy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[T
     matrix("logits", logits)
     class_labels(labels, len(logits))
     return (logits.argmax(-1) == labels).float().mean()
+
+
+def top_k_accuracy(
+    logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], *, k: int = 1
+) -> Float[Tensor, ""]:
+    """The share of samples whose label is among the k largest logits.
+
+    Args:
+        logits: (n, c), n and c at least 1.
+        labels: (n,), integers.
+        k: how many answers count, between 1 and c.
+
+    Returns:
+        The accuracy, in [0, 1]; that of ``k = 1`` is :func:`accuracy`.
+
+    Raises:
+        ValueError: for empty logits, labels that are not n integers or a k out of range.
+    """
+    matrix("logits", logits)
+    class_labels(labels, len(logits))
+    in_range("k", k, at_least=1, at_most=logits.shape[1])
+    return (logits.topk(k, dim=-1).indices == labels[:, None]).any(-1).float().mean()
+
+
+def binary_scores(
+    logits: Float[Tensor, " n"],
+    targets: Float[Tensor, " n"] | Int[Tensor, " n"],
+    *,
+    threshold: float | int | Float[Tensor, ""] = 0.0,
+) -> dict[str, Float[Tensor, ""]]:
+    """What a confusion matrix says of a binary classifier's decisions.
+
+    Args:
+        logits: (n,), or any scores.
+        targets: (n,), 1 for positives and 0 for negatives.
+        threshold: decisions are positive above it; 0 for logits is a probability of one half.
+
+    Returns:
+        ``{"accuracy": …, "precision": …, "recall": …, "f1": …, "balanced_accuracy": …,
+        "g_mean": …}``, each in [0, 1]; what would divide by 0 is 0.
+
+    Raises:
+        ValueError: for an empty batch or different shapes.
+    """
+    not_empty("logits", logits)
+    same_shape("targets", targets, "logits", logits)
+    chosen = (logits > threshold).float()
+    tp, n_chosen, n_positive = (chosen * targets).sum(), chosen.sum(), targets.sum()
+    n_negative = len(logits) - n_positive
+    tn = n_negative - n_chosen + tp
+    recall, specificity = tp / n_positive.clamp(min=1), tn / n_negative.clamp(min=1)
+    return {
+        "accuracy": (tp + tn) / len(logits),
+        "precision": tp / n_chosen.clamp(min=1),
+        "recall": recall,
+        "f1": 2 * tp / (n_positive + n_chosen).clamp(min=1),
+        "balanced_accuracy": (recall + specificity) / 2,
+        "g_mean": (recall * specificity).sqrt(),
+    }
+
+
+def roc_auc(
+    scores: Float[Tensor, " n"], targets: Bool[Tensor, " n"] | Float[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """The probability that a random positive scores above a random negative (ties count half).
+
+    Args:
+        scores: (n,).
+        targets: (n,), 1 or True for positives.
+
+    Returns:
+        The area under the ROC curve, in [0, 1]; one half where a class is missing.
+
+    Raises:
+        ValueError: for an empty batch or different shapes.
+    """
+    not_empty("scores", scores)
+    same_shape("targets", targets, "scores", scores)
+    ranked = scores.sort().values
+    below = torch.searchsorted(ranked, scores)
+    not_above = torch.searchsorted(ranked, scores, side="right")
+    positive = targets.to(scores.dtype)
+    n_positive = positive.sum()
+    # Of each positive: how many score below it, and half of those that tie; then without positives.
+    wins = (positive * (below + not_above) / 2).sum() - n_positive.square() / 2
+    pairs = n_positive * (len(scores) - n_positive)
+    return torch.where(pairs > 0, wins / pairs.clamp(min=1), 0.5)
+
+
+def two_way_partial_auc(
+    scores: Float[Tensor, " n"],
+    targets: Bool[Tensor, " n"] | Float[Tensor, " n"],
+    *,
+    max_false_positive_rate: float = 0.05,
+    min_true_positive_rate: float = 0.8,
+) -> Float[Tensor, ""]:
+    """The ROC area in a corner, few false positives and many true ones, as a share of the corner.
+
+    That is how often a positive scores higher than a negative, among the lowest-scoring positives
+    and the highest-scoring negatives. Samples that lie partly inside the corner count in part.
+
+    Args:
+        scores: (n,).
+        targets: (n,), 1 or True for positives.
+        max_false_positive_rate: in (0, 1], the corner's width.
+        min_true_positive_rate: in [0, 1), where the corner begins; 0 is the one-way partial AUC.
+
+    Returns:
+        The share, in [0, 1], ties counting half; one half where a class is missing.
+
+    Raises:
+        ValueError: for no scores, different shapes or rates out of range.
+
+    Reference:
+        H. Yang et al., "Two-way Partial AUC and Its Properties", Statistical Methods in Medical
+        Research 2019, arXiv:1508.00298.
+    """
+    not_empty("scores", scores)
+    same_shape("targets", targets, "scores", scores)
+    in_range("max_false_positive_rate", max_false_positive_rate, above=0, at_most=1)
+    in_range("min_true_positive_rate", min_true_positive_rate, at_least=0, below=1)
+    positives = targets > 0.5
+    high, curve = _descending(scores, positives)
+    inside_above = (curve.clamp(min=min_true_positive_rate) - min_true_positive_rate).diff()
+    low, curve = _descending(scores, ~positives)
+    inside_left = curve.clamp(max=max_false_positive_rate).diff()
+    # Share of the negatives inside the corner that are below each positive.
+    ascending, weight = low.flip(0), F.pad(inside_left.flip(0).cumsum(0), (1, 0))
+    places = (torch.searchsorted(ascending, high, right=right) for right in (False, True))
+    below = sum(weight[place] for place in places) / 2
+    corner = max_false_positive_rate * (1 - min_true_positive_rate)
+    both = positives.any() & ~positives.all()
+    return torch.where(both, (inside_above * below).sum() / corner, 0.5)
+
+
+def _descending(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The masked scores from the highest down, others last, and the share of them reached so far.
+
+    The shares start at 0 before the first score; they are NaN where nothing is masked.
+    """
+    ranked = scores.masked_fill(~mask, -torch.inf).sort(descending=True).values
+    places = torch.arange(len(scores) + 1, dtype=scores.dtype, device=scores.device)
+    return ranked, (places / mask.sum()).clamp(max=1)
+
+
+def threshold_at_fpr(
+    scores: Float[Tensor, " n"],
+    targets: Bool[Tensor, " n"] | Float[Tensor, " n"],
+    *,
+    max_false_positive_rate: float = 0.05,
+) -> Float[Tensor, ""]:
+    """The lowest threshold above which at most a given share of the negatives lies.
+
+    Args:
+        scores: (n,); those above the threshold are called positive.
+        targets: (n,), 1 or True for positives, with a negative at least.
+        max_false_positive_rate: in [0, 1).
+
+    Returns:
+        The threshold, the score of a negative.
+
+    Raises:
+        ValueError: for no scores, different shapes or a rate outside [0, 1).
+    """
+    not_empty("scores", scores)
+    same_shape("targets", targets, "scores", scores)
+    in_range("max_false_positive_rate", max_false_positive_rate, at_least=0, below=1)
+    negatives = targets <= 0.5
+    ranked = scores.masked_fill(~negatives, -torch.inf).sort(descending=True).values
+    above = (max_false_positive_rate * negatives.sum() + 1e-4).floor().long()
+    return ranked.gather(0, above.reshape(1)).squeeze(0)
+
+
+def expected_calibration_error(
+    confidences: Float[Tensor, " n"],
+    correct: Bool[Tensor, " n"] | Float[Tensor, " n"],
+    *,
+    bins: int = 15,
+) -> Float[Tensor, ""]:
+    r"""How far confidence is from accuracy, on average over bins of equal width.
+
+    .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{n} |\mathrm{accuracy}_b - \mathrm{confidence}_b|
+
+    Args:
+        confidences: (n,), in [0, 1]; bin b holds those in (b / bins, (b + 1) / bins].
+        correct: (n,), 1 or True for right predictions.
+        bins: at least 1.
+
+    Returns:
+        The error, in [0, 1].
+
+    Raises:
+        ValueError: for an empty batch, different shapes or bins below 1.
+
+    Reference:
+        C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML
+        2017, arXiv:1706.04599.
+    """
+    not_empty("confidences", confidences)
+    same_shape("correct", correct, "confidences", confidences)
+    in_range("bins", bins, at_least=1)
+    index = (confidences * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    members = F.one_hot(index, bins).to(confidences.dtype)
+    return ((correct.to(confidences.dtype) - confidences) @ members).abs().sum() / len(confidences)
+
+
+def brier_score(
+    probabilities: Float[Tensor, "n c"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """The mean squared distance between the probabilities and the label's corner of the simplex.
+
+    Args:
+        probabilities: (n, c), each row a distribution.
+        labels: (n,), integers below c.
+
+    Returns:
+        The score, in [0, 2], summed over classes; 0 is perfect.
+
+    Raises:
+        ValueError: for an empty batch or labels that are not n integers.
+    """
+    matrix("probabilities", probabilities)
+    class_labels(labels, len(probabilities))
+    one_hot = F.one_hot(labels.long(), probabilities.shape[-1])
+    return (probabilities - one_hot).square().sum(-1).mean()
 
 
 def retrieval(

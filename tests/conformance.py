@@ -74,6 +74,8 @@ DOMAINS = {
         "anchors embeddings keys positives prototypes queries z1 z2".split(), _unit_rows
     ),
     "beta": _shares,
+    "correlation": _cosines,
+    "gram": _cosines,
     "log_probabilities": _log_probabilities,
     "pair_labels": _shares,
     "probabilities": _distributions,
@@ -96,7 +98,7 @@ class Case:
     seed: int = 0
 
     def size(self, symbol: str) -> int:
-        return self.sizes.get(symbol, {"n": 6, "c": 3, "d": 4}.get(symbol, 5))
+        return self.sizes.get(symbol, {"n": 6, "c": 3, "d": 4, "l": 8}.get(symbol, 5))
 
     def labels(self, n: int) -> Tensor:
         return torch.arange(n) % self.n_labels

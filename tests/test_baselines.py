@@ -191,6 +191,36 @@ def test_reduce_takes_mean_sum_or_none():
     assert baselines.reduce(losses, "none") is losses
 
 
+def test_dice_is_tversky_with_half_the_price_for_each_error():
+    logits, targets = torch.randn(3, 4, 5), torch.randint(2, (3, 4, 5))
+    assert_close(
+        baselines.dice_loss(logits, targets, smooth=2.0),
+        baselines.tversky_loss(logits, targets, smooth=1.0),
+    )
+
+
+def test_dice_by_hand():
+    logits, targets = double([[0.9, 0.2], [0.5, 0.5]]).logit(), double([[1, 0], [0, 0]])
+    first = 1 - (2 * 0.9 + 1) / (1.1 + 1 + 1)
+    second = 1 - 1 / (1 + 1)
+    assert_close(baselines.dice_loss(logits, targets), double((first + second) / 2))
+    squared = 1 - (2 * 0.9 + 1) / (0.81 + 0.04 + 1 + 1), 1 - 1 / (0.5 + 1)
+    assert_close(baselines.dice_loss(logits, targets, square=True), double(sum(squared) / 2))
+
+
+def test_tversky_by_hand():
+    logits, targets = double([0.9, 0.2, 0.6]).logit(), double([1, 1, 0])
+    tp, fp, fn = 1.1, 0.6, 0.9
+    expected = 1 - (tp + 0.5) / (tp + 0.3 * fp + 0.7 * fn + 0.5)
+    prices = {"false_positive_weight": 0.3, "false_negative_weight": 0.7}
+    assert_close(baselines.tversky_loss(logits, targets, **prices, smooth=0.5), double(expected))
+
+
+def test_tversky_refuses_a_negative_price():
+    with pytest.raises(ValueError, match="false_negative_weight must be at least 0, got -1"):
+        baselines.tversky_loss(torch.zeros(2), torch.zeros(2), false_negative_weight=-1)
+
+
 # Attacks ----------------------------------------------------------------------------------------
 
 
@@ -262,3 +292,33 @@ def test_trades_without_weight_is_cross_entropy():
     model, inputs, labels = torch.nn.Linear(4, 3), torch.randn(3, 4), torch.arange(3)
     found = baselines.trades_loss(model, inputs, labels, weight=0)
     assert_close(found, F.cross_entropy(model(inputs), labels))
+
+
+@pytest.mark.parametrize(
+    "name, loss",
+    [
+        ("logistic", lambda z: math.log(1 + math.exp(-z))),
+        ("hinge", lambda z: max(0, 1 - z)),
+        ("squared_hinge", lambda z: max(0, 1 - z) ** 2),
+        ("exponential", lambda z: math.exp(-z)),
+        ("focal", lambda z: math.log(1 + math.exp(-z)) / (1 + math.exp(z)) ** 2),
+    ],
+)
+def test_margin_losses_by_their_formulas(name, loss):
+    margins = [-2.5, 0.0, 0.3, 1.0, 4.0]
+    found = baselines.margin_loss(double(margins), name=name, reduction="none")
+    assert_close(found, double([float(loss(z)) for z in margins]))
+
+
+def test_margin_losses_agree_with_the_losses_of_two_classes():
+    logits, targets = torch.randn(9), torch.arange(9) % 2
+    margins, two = (2 * targets - 1) * logits, torch.stack([torch.zeros(9), logits], -1)
+    logistic = F.binary_cross_entropy_with_logits(logits, targets.float())
+    assert_close(baselines.margin_loss(margins), logistic)
+    focal = baselines.focal_loss(two, targets, gamma=2.0)
+    assert_close(baselines.margin_loss(margins, name="focal"), focal)
+
+
+def test_the_exponential_margin_loss_goes_on_linearly():
+    values = baselines.margin_loss(double([-30.0, -40.0]), name="exponential", reduction="none")
+    assert_close(values, math.exp(30) * double([1.0, 11.0]))

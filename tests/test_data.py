@@ -271,3 +271,86 @@ def test_exactly_the_share_of_labels_flips_to_another_class(share, changed):
 def test_flips_spread_evenly_over_the_other_classes():
     flipped = data.flip_labels(torch.zeros(3000, dtype=torch.int64), share=1, n_classes=4)
     assert_close(flipped.bincount(), torch.tensor([0, 1000, 1000, 1000]), rtol=0.1, atol=0)
+
+
+# Text -------------------------------------------------------------------------------------------
+
+
+def ascii_codes(text):
+    return torch.tensor(list(text.encode()))
+
+
+def test_documentation_is_ascii_text():
+    codes = data.documentation()
+    assert 400_000 < len(codes) and 0 <= codes.min() and codes.max() < 128
+    assert 'The "assert" statement' in data.decode(codes[:1000])
+
+
+@pytest.mark.parametrize("order", [1, 3, 8])
+def test_markov_texts_continue_as_the_corpus_does(order):
+    text = data.decode(data.documentation()[:3000])
+    corpus = ascii_codes(text)
+    texts = data.markov_texts(corpus, order=order, n=5, length=60, seed=1)
+    assert texts.shape == (5, 60)
+    known = text + text[order - 1 : 2 * order]  # after its end the corpus starts again
+    for row in texts:
+        written = data.decode(row)
+        for i in range(60 - order):
+            assert written[i : i + order + 1] in known
+
+
+def test_a_markov_chain_chooses_as_often_as_the_corpus():
+    corpus = ascii_codes("ababac" * 20)
+    written = data.decode(data.markov_texts(corpus, order=1, n=200, length=20).flatten())
+    after_a = [b for a, b in zip(written, written[1:], strict=False) if a == "a"]
+    assert after_a.count("c") / len(after_a) == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_markov_texts_depend_on_the_seed_only():
+    corpus = data.documentation()[:2000]
+    first, again, other = (
+        data.markov_texts(corpus, order=2, n=3, length=30, seed=seed) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_ngram_log_probabilities_count():
+    corpus, texts = ascii_codes("abracadabra"), ascii_codes("abrz")[None]
+    one, two = data.ngram_log_probabilities(corpus, texts, orders=range(1, 3), smoothing=0.5)
+    expected = [5.5 / 75, 2.5 / 75, 2.5 / 75, 0.5 / 75]
+    assert_close(one[0].exp(), torch.tensor(expected))
+    expected = [2.5 / 69, 2.5 / 66, 0.5 / 66]  # ab after 5 a, br after 2 b, rz after 2 r
+    assert_close(two[0].exp(), torch.tensor(expected))
+
+
+def test_ngrams_of_nine_characters_still_fit_into_an_integer():
+    corpus = torch.full((30,), 127)
+    (found,) = data.ngram_log_probabilities(corpus, corpus[None, :9], orders=range(9, 10))
+    assert_close(found.exp(), torch.tensor([[22.1 / (23 + 12.8)]]))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda c: data.markov_texts(c, order=0, n=1, length=5), "order must be at least 1"),
+        (lambda c: data.markov_texts(c, order=9, n=1, length=5), "order must be .* at most 8"),
+        (lambda c: data.markov_texts(c, order=2, n=0, length=5), "n must be at least 1, got 0"),
+        (lambda c: data.markov_texts(c, order=2, n=1, length=0), "length must be at least 1"),
+        (lambda c: data.markov_texts(c[:2], order=2, n=1, length=5), "must be above 2, got 2"),
+        (
+            lambda c: data.ngram_log_probabilities(c, c[None, :5], orders=range(6, 7)),
+            "the largest of orders must be at most 5, got 6",
+        ),
+        (
+            lambda c: data.ngram_log_probabilities(c, c[None], orders=range(0, 2)),
+            "the smallest of orders must be at least 1, got 0",
+        ),
+        (
+            lambda c: data.ngram_log_probabilities(c, c[None], orders=range(1, 2), smoothing=0),
+            "smoothing must be above 0, got 0",
+        ),
+    ],
+)
+def test_text_functions_refuse_what_is_out_of_range(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(ascii_codes("some text"))

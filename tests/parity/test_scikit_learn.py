@@ -26,10 +26,55 @@ def test_accuracy():
     assert metrics.accuracy(logits, labels) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_top_k_accuracy(k):
+    logits, labels = torch.randn(50, 4), torch.arange(50) % 4
+    expected = sklearn.metrics.top_k_accuracy_score(labels, logits, k=k)
+    assert metrics.top_k_accuracy(logits, labels, k=k) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.7, 9.0])
+def test_binary_scores(threshold):
+    logits, targets = torch.randn(80), (torch.arange(80) % 5 == 0).long()
+    decisions = logits > threshold
+    found = metrics.binary_scores(logits, targets, threshold=threshold)
+    for name in ("accuracy", "precision", "recall", "f1", "balanced_accuracy"):
+        score = getattr(sklearn.metrics, f"{name}_score")
+        options = {} if "accuracy" in name else {"zero_division": 0}
+        assert found[name] == pytest.approx(score(targets, decisions, **options))
+
+
 def test_log_loss():
     logits, labels = torch.randn(50, 4), torch.arange(50) % 4
     expected = sklearn.metrics.log_loss(labels, logits.double().softmax(-1))
     assert -label_log_probability(logits, labels).mean() == pytest.approx(expected)
+
+
+def test_roc_auc_with_ties():
+    scores, targets = torch.randn(100).mul(3).round(), torch.arange(100) % 3 == 0
+    expected = sklearn.metrics.roc_auc_score(targets, scores)
+    assert metrics.roc_auc(scores, targets) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 1.0])
+def test_one_way_partial_auc(rate):
+    targets = torch.arange(100) % 3 == 0
+    scores = torch.randn(100, dtype=torch.float64) + targets
+    # scikit-learn moves the area under the diagonal to 1/2 (McClish).
+    standardized = sklearn.metrics.roc_auc_score(targets, scores, max_fpr=rate)
+    least, most = rate**2 / 2, rate
+    area = (2 * standardized - 1) * (most - least) + least if rate < 1 else standardized
+    found = metrics.two_way_partial_auc(
+        scores, targets, max_false_positive_rate=rate, min_true_positive_rate=0.0
+    )
+    assert found == pytest.approx(area / rate)
+
+
+def test_brier_score():
+    probabilities = torch.randn(50, 4, dtype=torch.float64).softmax(-1)
+    labels = torch.arange(50) % 4
+    expected = sklearn.metrics.brier_score_loss(labels, probabilities, scale_by_half=False)
+    assert metrics.brier_score(probabilities, labels) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("k", [1, 5, 12])
@@ -80,3 +125,14 @@ def test_torchmetrics_accuracy_and_neighbors():
         logits, labels, task="multiclass", num_classes=4, average="micro"
     )
     assert_close(metrics.accuracy(logits, labels), expected)
+
+
+@pytest.mark.parametrize("bins", [5, 15, 30])
+def test_torchmetrics_calibration_error(bins):
+    probabilities, labels = torch.randn(300, 4).mul(2).softmax(-1), torch.randint(4, (300,))
+    expected = torchmetrics.functional.classification.multiclass_calibration_error(
+        probabilities, labels, num_classes=4, n_bins=bins
+    )
+    confidences, predictions = probabilities.max(-1)
+    found = metrics.expected_calibration_error(confidences, predictions == labels, bins=bins)
+    assert_close(found, expected)
