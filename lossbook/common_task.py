@@ -301,10 +301,13 @@ def draw(frame: "pandas.DataFrame", baseline: str = BASELINE) -> None:
         level = frame[(frame["name"] == baseline) & (frame["condition"] == condition)]
         ax.axvline(0, color="0.6", lw=1, zorder=0)
         ax.set(xlim=LIMITS, ylim=(-0.7, len(places) - 0.3))
-        ax.set_title(f"{condition} ({baseline} {level['accuracy'].item():.1%})", fontsize=9)
+        ax.set_title(f"{condition} ({level['accuracy'].item():.1%})", fontsize=9)
         ax.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(list(places.values()), list(places))
-    fig.supxlabel(f"accuracy minus that of {baseline}, 95 % interval over seeds", fontsize=10)
+    fig.supxlabel(
+        f"accuracy minus that of {baseline} (above each column), 95 % interval over seeds",
+        fontsize=10,
+    )
     fig.suptitle(_finding(others, baseline), x=0.01, ha="left", fontsize=11)
     alt = f"{_finding(others, baseline)}. {_described(others)}"
     bundle = {"text/html": plots.img_tag(plots.png(fig), alt), "text/plain": f"[figure: {alt}]"}

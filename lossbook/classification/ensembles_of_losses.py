@@ -9,6 +9,7 @@ Neural Networks with Gradient Boosting", IEEE Access 2023, arXiv:1909.12098.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -321,18 +322,24 @@ def gbnn_fit(
     size = max(1, int(subsample * len(x)))
 
     stages = []
-    for _ in range(steps):
-        residuals, curvature = _residuals(kind, scores, wanted)
-        chosen = random.permutation(len(x))[:size]
-        weights = _fit_units(
-            x[chosen].numpy(), residuals[chosen].numpy(), units, l2_weight, max_iterations, random
-        )
-        fitted = _outputs(x, *weights)
-        rho = learning_rate * newton_step(residuals, curvature, fitted)
-        if kind == "regression":
-            rho = torch.full_like(rho, learning_rate)
-        scores = scores + rho * fitted
-        stages.append((*weights, rho))
+    with _one_thread():
+        for _ in range(steps):
+            residuals, curvature = _residuals(kind, scores, wanted)
+            chosen = random.permutation(len(x))[:size]
+            weights = _fit_units(
+                x[chosen].numpy(),
+                residuals[chosen].numpy(),
+                units,
+                l2_weight,
+                max_iterations,
+                random,
+            )
+            fitted = _outputs(x, *weights)
+            rho = learning_rate * newton_step(residuals, curvature, fitted)
+            if kind == "regression":
+                rho = torch.full_like(rho, learning_rate)
+            scores = scores + rho * fitted
+            stages.append((*weights, rho))
     tensors = [torch.stack(parts).to(inputs) for parts in zip(*stages, strict=True)]
     return GBNNModel(kind, intercept.to(inputs), *tensors)
 
@@ -409,6 +416,18 @@ def _fit_units(x, residuals, units, l2_weight, max_iterations, random) -> list[T
         options={"maxiter": max_iterations, "maxfun": 10 * max_iterations, "gtol": 0},
     )
     return [torch.from_numpy(part) for part in _unflatten(found.x, shapes)]
+
+
+def _one_thread() -> AbstractContextManager:
+    """A few units are too little work to share: with two threads a stage takes twice as long.
+
+    What limits the threads of NumPy comes with scikit-learn; without it the fit is only slower.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    return threadpool_limits(1)
 
 
 def _unflatten(flat: np.ndarray, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:

@@ -1,4 +1,5 @@
 import math
+import sys
 from functools import partial
 
 import numpy as np
@@ -446,6 +447,15 @@ def test_a_seed_gives_the_same_network_in_the_inputs_precision():
     assert first.hidden_weight.dtype == torch.float32
     assert torch.equal(first.hidden_weight, again.hidden_weight)
     assert not torch.equal(first.hidden_weight, other.hidden_weight)
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["threadpoolctl", "without"])
+def test_threads_are_as_before_and_their_limit_is_optional(monkeypatch, installed):
+    if not installed:
+        monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    before = torch.get_num_threads()
+    assert len(gbnn_fit(*tasks()["binary"], **FEW)) == 6
+    assert torch.get_num_threads() == before
 
 
 def test_the_module_s_state_goes_on():
