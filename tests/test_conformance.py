@@ -9,7 +9,6 @@ import pytest
 import torch
 from conformance import (
     Case,
-    Objective,
     annotations,
     dimensions,
     documented,

@@ -290,7 +290,7 @@ def linear_cross_entropy(
         embeddings: (n, d).
         weight: (c, d), one row for each class.
         labels: (n,), integers below c, or ``ignore_index``.
-        chunk_size: samples at a time, at least 1; None takes n / 16, between 64 and 256.
+        chunk_size: samples at a time, at least 1; None takes n / 8, between 64 and 256.
         block_size: classes at a time, at least 1.
         filter_eps: leave blocks out of the gradient in which softmax and label differ by
             less than this everywhere, at least 0; the paper takes 2^-12 for bfloat16. None leaves
@@ -334,7 +334,7 @@ def linear_cross_entropy(
     compute = partial(
         sweep,
         wanted=tuple(tensor.requires_grad or transformed for tensor in (embeddings, weight)),
-        chunk_size=chunk_size or min(max(n // 16, 64), 256),
+        chunk_size=chunk_size or min(max(n // 8, 64), 256),
         block_size=block_size,
         filter_eps=filter_eps,
         softcap=softcap,
