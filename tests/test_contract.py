@@ -190,7 +190,7 @@ def test_a_file_outside_the_catalog_is_a_finding(tmp_path):
 
 def test_pointers_of_the_catalog_are_followed(book, monkeypatch):
     book.add("01", *good_cells())
-    rows = [catalog.paper("comp-sum"), catalog.paper("ldr")]
+    rows = [catalog.paper("comp-sum"), catalog.paper("isogclr")]
     monkeypatch.setattr(catalog, "papers", lambda: rows)
 
     def change(**values):

@@ -142,6 +142,10 @@ class SphericalOutput(nn.Module):
             the sums is undone. This costs O(c d^2).
         **knobs: of the loss: ``sharpness`` and ``offset`` for "z".
 
+    Raises:
+        ValueError: for sizes or rates out of these ranges, an unknown loss or a sharpness that is
+            not positive.
+
     Reference:
         P. Vincent, A. de Brébisson, X. Bouthillier, "Efficient Exact Gradient Update for Training
         Deep Networks with Very Large Sparse Targets", NeurIPS 2015, arXiv:1412.7091; with the
