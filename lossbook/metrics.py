@@ -66,8 +66,8 @@ def binary_scores(
         threshold: decisions are positive above it; 0 for logits is a probability of one half.
 
     Returns:
-        ``{"accuracy": …, "precision": …, "recall": …, "f1": …, "balanced_accuracy": …,
-        "g_mean": …}``, each in [0, 1]; what would divide by 0 is 0.
+        A dict with "accuracy", "precision", "recall", "f1", "balanced_accuracy" and "g_mean", each
+        in [0, 1]; what would divide by 0 is 0.
 
     Raises:
         ValueError: for an empty batch or different shapes.
