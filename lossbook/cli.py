@@ -285,7 +285,7 @@ def lab(port: int | None) -> None:
         line = command(home, port)
     import jupyterlab  # noqa: F401  (to say what is missing before the process is replaced)
 
-    os.environ.setdefault(*POLITE_THREADS)
+    os.environ.update(POLITE_THREADS)
     if sys.platform == "win32":  # there, execv returns to the prompt while the server runs
         sys.exit(subprocess.call(line, cwd=home))
     os.chdir(home)

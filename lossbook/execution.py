@@ -228,17 +228,21 @@ def _kernel_manager() -> type:
 
 # OpenMP's threads spin while they wait, and where anything else runs on a small machine (a browser,
 # a second notebook) that made training six times slower.
-POLITE_THREADS = ("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "PASSIVE"))
+# Small networks, stacked, gain nothing from a second thread: with two, some took a fifth longer.
+POLITE_THREADS = {
+    name: os.environ.get(name, default)
+    for name, default in (("OMP_WAIT_POLICY", "PASSIVE"), ("OMP_NUM_THREADS", "1"))
+}
 
 
 @contextmanager
 def kernel_environment(**changes: str | None) -> Iterator[None]:
     """Sets the variables that kernels started inside inherit; None unsets one.
 
-    Progress bars are off, threads wait politely, and the kernel imports the same package as we do.
+    Progress bars are off, threads are few and polite, and the kernel imports our own package.
     """
     changes["LOSSBOOK_PROGRESS"] = "0"
-    changes.setdefault(*POLITE_THREADS)
+    changes = {**POLITE_THREADS, **changes}
     root = Path(__file__).parents[1]
     if (root / "pyproject.toml").is_file():  # a checkout, which need not be installed
         paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
