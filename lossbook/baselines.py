@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lossbook._checks import (
@@ -22,8 +22,8 @@ from lossbook._checks import (
     positive,
     same_shape,
 )
-from lossbook._numerics import Scalar, full_precision, inner_products, log_sum_exp
-from lossbook.chunking import mean_over_anchors
+from lossbook._numerics import Scalar, full_precision, inner_products
+from lossbook.chunking import mean_over_similarities
 
 
 def reduce(losses: Float[Tensor, " n"], reduction: str) -> Tensor:
@@ -69,16 +69,13 @@ def info_nce_loss(
     matrix("queries", queries)
     same_shape("keys", keys, "queries", queries)
     positive("temperature", temperature)
-    queries, keys = full_precision(queries, keys)
-    n = len(queries)
-    return mean_over_anchors(
-        _info_nce_rows, n, n, queries, keys, chunk_size=chunk_size, temperature=temperature
+    return mean_over_similarities(
+        _info_nce_rows, queries, keys, chunk_size=chunk_size, temperature=temperature
     )
 
 
-def _info_nce_rows(index, queries, keys, *, temperature):
-    logits = inner_products(queries[index], keys) / temperature
-    total = F.cross_entropy(logits, index, reduction="sum")
+def _info_nce_rows(similarities, index, *, temperature):
+    total = F.cross_entropy(similarities / temperature, index, reduction="sum")
     return total, torch.ones_like(total) * len(index)
 
 
@@ -113,17 +110,15 @@ def nt_xent_loss(
     matrix("z1", z1)
     same_shape("z2", z2, "z1", z1)
     positive("temperature", temperature)
-    (views,) = full_precision(torch.cat([z1, z2]))
-    n = len(views)
-    return mean_over_anchors(
-        _nt_xent_rows, n, n, views, chunk_size=chunk_size, temperature=temperature
+    views = torch.cat([z1, z2])
+    return mean_over_similarities(
+        _nt_xent_rows, views, views, chunk_size=chunk_size, temperature=temperature
     )
 
 
-def _nt_xent_rows(index, views, *, temperature):
-    n = len(views)
-    logits = inner_products(views[index], views) / temperature
-    logits = logits.masked_fill(_same_sample(index, n), -torch.inf)
+def _nt_xent_rows(similarities, index, *, temperature):
+    n = similarities.shape[1]
+    logits = with_own(similarities / temperature, index, -torch.inf)
     total = F.cross_entropy(logits, (index + n // 2) % n, reduction="sum")
     return total, torch.ones_like(total) * len(index)
 
@@ -162,21 +157,21 @@ def supcon_loss(
     """
     _require_labels("embeddings", embeddings, labels)
     positive("temperature", temperature)
-    (embeddings,) = full_precision(embeddings)
-    n = len(embeddings)
-    return mean_over_anchors(
-        _supcon_rows, n, n, embeddings, labels, chunk_size=chunk_size, temperature=temperature
+    return mean_over_similarities(
+        *(_supcon_rows, embeddings, embeddings, labels),
+        chunk_size=chunk_size,
+        temperature=temperature,
     )
 
 
-def _supcon_rows(index, embeddings, labels, *, temperature):
-    logits = inner_products(embeddings[index], embeddings) / temperature
-    positives, negatives = pair_masks(labels, index)
-    log_total = log_sum_exp(logits, positives | negatives)
+def _supcon_rows(similarities, index, labels, *, temperature):
+    # Not minus infinity: it stays finite where an anchor is alone, and times 0.
+    lowest = torch.finfo(similarities.dtype).min / 2
+    log_p = with_own(similarities / temperature, index, lowest).log_softmax(-1)
+    positives = pair_masks(labels, index)[0].to(log_p)
     n_positives = positives.sum(-1)
-    mean_positive = torch.where(positives, logits, 0).sum(-1) / n_positives.clamp(min=1)
-    counts = n_positives > 0
-    return torch.where(counts, log_total - mean_positive, 0).sum(), counts.sum().to(logits)
+    total = ((log_p * positives).sum(-1) / n_positives.clamp(min=1)).sum()
+    return -total, (n_positives > 0).sum().to(log_p)
 
 
 def n_pairs_loss(
@@ -233,7 +228,21 @@ def pair_masks(
     if index is None:
         index = torch.arange(len(labels), device=labels.device)
     same = labels[index][:, None] == labels[None, :]
-    return same & ~_same_sample(index, len(labels)), ~same
+    return with_own(same, index, False), ~same
+
+
+def with_own(rows: Shaped[Tensor, "m n"], index: Int[Tensor, " m"], value: float) -> Tensor:
+    """Rows of a matrix, one for each anchor, with a value at the anchor's own place.
+
+    Args:
+        rows: (m, n).
+        index: (m,), the anchors: row i is that of sample ``index[i]``.
+        value: a number.
+
+    Returns:
+        (m, n), new.
+    """
+    return rows.scatter(1, index[:, None], value)
 
 
 def pair_contrastive_loss(
@@ -270,17 +279,16 @@ def pair_contrastive_loss(
     """
     _require_labels("embeddings", embeddings, labels)
     in_range("margin", margin, at_least=-1, at_most=1)
-    (embeddings,) = full_precision(embeddings)
-    n = len(embeddings)
-    return mean_over_anchors(
-        _pair_contrastive_rows, n, n, embeddings, labels, chunk_size=chunk_size, margin=margin
+    return mean_over_similarities(
+        *(_pair_contrastive_rows, embeddings, embeddings, labels),
+        chunk_size=chunk_size,
+        margin=margin,
     )
 
 
-def _pair_contrastive_rows(index, embeddings, labels, *, margin):
-    s = inner_products(embeddings[index], embeddings)
-    positives, negatives = pair_masks(labels, index)
-    total = torch.where(positives, 1 - s, torch.where(negatives, (s - margin).relu(), 0)).sum()
+def _pair_contrastive_rows(s, index, labels, *, margin):
+    _, negatives = pair_masks(labels, index)
+    total = with_own(torch.where(negatives, (s - margin).relu(), 1 - s), index, 0).sum()
     return total, torch.ones_like(total) * len(index)
 
 
@@ -299,10 +307,11 @@ def triplet_loss(
         embeddings: (n, d), unit rows; s = cosine similarity.
         labels: (n,), integers.
         margin: m > 0.
-        chunk_size: anchors held at once (n x n triplets each); None chooses by size.
+        chunk_size: rows of the similarity matrix held at once; None chooses by size.
 
     Returns:
-        The mean over active triplets; 0 where none is active.
+        The mean over active triplets; 0 where none is active. Triplets are counted, not listed:
+        time and memory are those of the n x n similarities.
 
     Raises:
         ValueError: for an empty batch, labels that are not n integers or a margin that is not
@@ -314,19 +323,36 @@ def triplet_loss(
     """
     _require_labels("embeddings", embeddings, labels)
     positive("margin", margin)
-    (embeddings,) = full_precision(embeddings)
-    n = len(embeddings)
-    return mean_over_anchors(
-        _triplet_rows, n, n * n, embeddings, labels, chunk_size=chunk_size, margin=margin
+    return mean_over_similarities(
+        *(_triplet_rows, embeddings, embeddings, labels),
+        chunk_size=chunk_size,
+        margin=margin,
+        n_positives=_most_positives(labels),
     )
 
 
-def _triplet_rows(index, embeddings, labels, *, margin):
-    s = inner_products(embeddings[index], embeddings)
+def _triplet_rows(s, index, labels, *, margin, n_positives):
+    """The sum over active triplets is linear in the similarities, with counts for weights.
+
+    A negative counts as often as there are positives less than a margin above it, and a positive
+    as often as there are negatives more than that near.
+    """
     positives, negatives = pair_masks(labels, index)
-    violations = s[:, None, :] - s[:, :, None] + margin
-    violations = torch.where(positives[:, :, None] & negatives[:, None, :], violations, 0).relu()
-    return violations.sum(), (violations > 0).sum().to(s)
+    nearest = s.masked_fill(~positives, torch.inf).topk(n_positives, largest=False).values
+    counts = torch.searchsorted(nearest.detach(), s.detach() + margin) * negatives
+    reached = torch.zeros_like(nearest, dtype=counts.dtype)
+    reached = F.pad(reached, (0, 1)).scatter_add(1, counts, torch.ones_like(counts))
+    of_positives = reached.flip(1).cumsum(1).flip(1)[:, 1:]
+    n_active = of_positives.sum()
+    pulled = torch.where(of_positives > 0, nearest, 0) * of_positives
+    return (s * counts).sum() - pulled.sum() + margin * n_active, n_active.to(s)
+
+
+def _most_positives(labels: Tensor) -> int:
+    """How many positives an anchor has at most, or could have where labels can't be read."""
+    if torch._C._functorch.is_batchedtensor(labels) or torch.compiler.is_compiling():
+        return len(labels) - 1
+    return int(labels.unique(return_counts=True)[1].max()) - 1
 
 
 # Margins in a softmax over classes ------------------------------------------------------------
@@ -684,7 +710,3 @@ def _kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:
 def _require_labels(name: str, samples: Tensor, labels: Tensor) -> None:
     matrix(name, samples)
     class_labels(labels, len(samples))
-
-
-def _same_sample(index: Tensor, n: int) -> Tensor:
-    return index[:, None] == torch.arange(n, device=index.device)[None, :]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lossbook.chunking import one_replica_at_a_time
+
 
 class Blockwise(torch.autograd.Function):
     """The scaled sum of the losses, with gradients that are ready when the forward pass ends.
@@ -50,15 +52,7 @@ class Blockwise(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
-        """One replica after the other: blocks are for what is too large to hold at once."""
-        replicas = []
-        for i in range(info.batch_size):
-            own = (
-                a if d is None else a.select(d, i) for a, d in zip(arguments, in_dims, strict=True)
-            )
-            replicas.append(Blockwise.apply(*own))
-        columns = [None if c[0] is None else torch.stack(c) for c in zip(*replicas, strict=True)]
-        return tuple(columns), tuple(None if c is None else 0 for c in columns)
+        return one_replica_at_a_time(Blockwise, info.batch_size, in_dims, arguments)
 
 
 def sweep(

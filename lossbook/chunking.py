@@ -3,7 +3,8 @@
 A pairwise loss is a sum over anchors, and each anchor needs one row of the similarity matrix. So
 the sum is taken a few rows at a time: the gradient of those rows is computed in the forward pass,
 added up, and the rows are dropped. That costs the same three matrix products as the dense loss
-(one forward, two backward) and never holds more than ``chunk_size`` rows.
+(one forward, two backward), never holds more than a chunk of rows, and is no slower: a chunk fits
+into the processor's cache, where a large matrix does not.
 
 The chunked path can be differentiated once, and under vmap it takes one replica after the other;
 the dense path has no such limits.
@@ -15,26 +16,34 @@ import torch
 from torch import Tensor
 
 from lossbook._checks import in_range
+from lossbook._numerics import full_precision, inner_products
 
 DENSE_ENTRIES = 2**22
 """A similarity matrix of up to so many entries (2,048 x 2,048) is held whole."""
 
+CHUNK_ENTRIES = 2**20
+"""Entries of a chunk of rows, 4 MB in float32."""
+
+CHUNK_ROWS = 128
+"""Rows of a chunk at least, however long they are: each chunk adds to the gradients of all."""
+
 Rows = Callable[..., tuple[Tensor, Tensor]]
 
 
-def mean_over_anchors(
-    rows: Rows, n_anchors: int, n_others: int, *tensors: Tensor, chunk_size: int | None, **knobs
+def mean_over_similarities(
+    rows: Rows, anchors: Tensor, others: Tensor, *tensors: Tensor, chunk_size: int | None, **knobs
 ) -> Tensor:
-    """The mean of a loss over its anchors, dense or a chunk of rows at a time.
+    """The mean over anchors of a loss that reads their inner products with all others.
 
     Args:
-        rows: ``rows(index, *tensors, **knobs) -> (total, count)``: the summed loss of the anchors
-            in ``index`` and how many terms the sum has. The count carries no gradient.
-        n_anchors: number of anchors.
-        n_others: samples that an anchor is compared with, the length of a row.
-        *tensors: what ``rows`` reads.
+        rows: ``rows(similarities, index, *tensors, **knobs) -> (total, count)``: the summed loss
+            of the anchors in ``index``, (m,), from their similarities, (m, n), and how many terms
+            the sum has. The count carries no gradient.
+        anchors: (n_anchors, d).
+        others: (n, d); the anchors again where a batch is compared with itself.
+        *tensors: what else ``rows`` reads, such as labels.
         chunk_size: rows held at once; None holds all of them while the matrix has at most
-            2^22 entries, and as many as stay below that otherwise.
+            2^22 entries, and about 2^20 entries otherwise.
         **knobs: hyper-parameters of ``rows``; those that are tensors have gradients too.
 
     Returns:
@@ -43,55 +52,137 @@ def mean_over_anchors(
     Raises:
         ValueError: if ``chunk_size`` is below 1.
     """
+    tensors = (*full_precision(anchors, others), *tensors)
+    return _mean(_Products(rows, knobs), len(anchors), len(others), tensors, chunk_size)
+
+
+def mean_over_anchors(
+    rows: Rows, n_anchors: int, n_others: int, *tensors: Tensor, chunk_size: int | None, **knobs
+) -> Tensor:
+    """The mean over anchors of a loss that compares them with others in another way.
+
+    Args:
+        rows: ``rows(index, *tensors, **knobs) -> (total, count)``: the summed loss of the anchors
+            in ``index`` and how many terms the sum has. The count carries no gradient.
+        n_anchors: number of anchors.
+        n_others: samples that an anchor is compared with, the length of a row.
+        *tensors: what ``rows`` reads.
+        chunk_size: as in :func:`mean_over_similarities`.
+        **knobs: as in :func:`mean_over_similarities`.
+
+    Returns:
+        total / count, and zero where no anchor counts.
+
+    Raises:
+        ValueError: if ``chunk_size`` is below 1.
+    """
+    return _mean(_Rows(rows, knobs), n_anchors, n_others, tensors, chunk_size)
+
+
+def _mean(rows: "_Rows", n_anchors: int, n_others: int, tensors, chunk_size: int | None) -> Tensor:
     if chunk_size is None:
-        chunk_size = max(DENSE_ENTRIES // n_others, 1)
+        dense = n_anchors * n_others <= DENSE_ENTRIES
+        chunk_size = n_anchors if dense else max(CHUNK_ENTRIES // n_others, CHUNK_ROWS)
     in_range("chunk_size", chunk_size, at_least=1)
+    values = rows.values(tensors)
     if chunk_size >= n_anchors:
-        index = torch.arange(n_anchors, device=tensors[0].device)
-        total, count = rows(index, *tensors, **knobs)
+        total, count = rows.total(_index(0, n_anchors, values), *values)
     else:
-        learnable = {name: value for name, value in knobs.items() if isinstance(value, Tensor)}
-
-        def chunk(index: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-            renewed = zip(learnable, values[len(tensors) :], strict=True)
-            return rows(index, *values[: len(tensors)], **{**knobs, **dict(renewed)})
-
-        values = (*tensors, *learnable.values())
-        if not torch.is_grad_enabled():  # an autograd.Function does not know
-            values = tuple(value.detach() for value in values)
-        # Inside torch.func.grad a tensor does not tell whether its gradient is wanted.
-        transformed = torch._C._are_functorch_transforms_active()
-        total, count, *_ = _ChunkedSum.apply(
-            chunk, n_anchors, int(chunk_size), transformed, *values
-        )
+        starts = range(0, n_anchors, int(chunk_size))
+        total, count, *_ = _ChunkedSum.apply(rows, starts, *gradients_wanted(*values))
     return total / count.clamp(min=1)
 
 
+def _index(start: int, stop: int, values) -> Tensor:
+    return torch.arange(start, stop, device=values[0].device)
+
+
+class _Rows:
+    """The loss of some anchors, as a function of tensors, learnable knobs among them."""
+
+    def __init__(self, rows: Rows, knobs: dict):
+        self.rows, self.knobs = rows, knobs
+        self.learnable = [name for name, value in knobs.items() if isinstance(value, Tensor)]
+
+    def values(self, tensors) -> tuple[Tensor, ...]:
+        return (*tensors, *(self.knobs[name] for name in self.learnable))
+
+    def total(self, index: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+        """The summed loss and the number of its terms."""
+        return self._call(index, *values)
+
+    def add_gradients(self, index: Tensor, values, gradients) -> tuple[Tensor, Tensor]:
+        """Total and count; adds the total's gradients to those that are not None."""
+        total, count = self.total(index, *values)
+        _add(gradients, _slopes(total, values, gradients))
+        return total, count
+
+    def _call(self, *arguments) -> tuple[Tensor, Tensor]:
+        n = len(arguments) - len(self.learnable)
+        renewed = dict(zip(self.learnable, arguments[n:], strict=True))
+        return self.rows(*arguments[:n], **{**self.knobs, **renewed})
+
+
+class _Products(_Rows):
+    """The same for rows that read inner products: two more matrix products are the gradients."""
+
+    def total(self, index: Tensor, anchors: Tensor, others: Tensor, *values: Tensor):
+        own = anchors if len(index) == len(anchors) else anchors[index]
+        return self._call(inner_products(own, others), index, *values)
+
+    def add_gradients(self, index: Tensor, values, gradients) -> tuple[Tensor, Tensor]:
+        anchors, others, *rest = values
+        by_anchor, by_other, *by_rest = gradients
+        own, others = anchors.detach()[index], others.detach()
+        similarities = inner_products(own, others).requires_grad_()
+        total, count = self._call(similarities, index, *rest)
+        slope, *slopes = _slopes(total, [similarities, *rest], [similarities, *by_rest])
+        if by_anchor is not None:
+            by_anchor[index] += slope @ others
+        if by_other is not None:
+            by_other.addmm_(slope.mT, own)
+        _add(by_rest, slopes)
+        return total, count
+
+
+def _slopes(total: Tensor, values, wanted) -> list[Tensor | None]:
+    """The gradients of the total by those values for which something is wanted."""
+    chosen = [value for value, want in zip(values, wanted, strict=True) if want is not None]
+    slopes = iter(torch.autograd.grad(total, chosen, materialize_grads=True))
+    return [None if want is None else next(slopes) for want in wanted]
+
+
+def _add(gradients, slopes) -> None:
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        if gradient is not None:
+            gradient += slope
+
+
 class _ChunkedSum(torch.autograd.Function):
-    """Sum of ``rows`` over chunks; the gradients are ready when the forward pass ends."""
+    """Total and count over all chunks; the gradients are ready when the forward pass ends."""
 
     @staticmethod
-    def forward(rows: Rows, n_anchors: int, chunk_size: int, all_wanted: bool, *tensors: Tensor):
+    def forward(rows: _Rows, starts: range, all_wanted: bool, *values: Tensor):
         leaves = [
-            t.detach().requires_grad_(t.is_floating_point() and (t.requires_grad or all_wanted))
-            for t in tensors
+            v.detach().requires_grad_(v.is_floating_point() and (v.requires_grad or all_wanted))
+            for v in values
         ]
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        gradients = [torch.zeros_like(leaf) for leaf in wanted]
+        gradients = [torch.zeros_like(leaf) if leaf.requires_grad else None for leaf in leaves]
+        differentiable = any(leaf.requires_grad for leaf in leaves)
         sums = []
-        for start in range(0, n_anchors, chunk_size):
-            stop = min(start + chunk_size, n_anchors)
-            index = torch.arange(start, stop, device=tensors[0].device)
-            with torch.set_grad_enabled(bool(wanted)):
-                total, count = rows(index, *leaves)
-            if wanted:
-                parts = torch.autograd.grad(total, wanted, materialize_grads=True)
-                for gradient, part in zip(gradients, parts, strict=True):
-                    gradient += part
-            sums.append((total.detach(), count.detach()))
+        with (
+            torch.set_grad_enabled(differentiable),
+            torch.autocast(values[0].device.type, enabled=False),
+        ):
+            for start in starts:
+                index = _index(start, min(start + starts.step, starts.stop), values)
+                if differentiable:
+                    total, count = rows.add_gradients(index, leaves, gradients)
+                else:
+                    total, count = rows.total(index, *leaves)
+                sums.append((total.detach(), count.detach()))
         total, count = (torch.stack(column).sum(0) for column in zip(*sums, strict=True))
-        ready = iter(gradients)
-        return total, count, *(next(ready) if x.requires_grad else None for x in leaves)
+        return total, count, *gradients
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -103,26 +194,32 @@ class _ChunkedSum(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_total: Tensor, *_):
         gradients = (None if g is None else grad_total * g for g in ctx.saved_tensors)
-        return None, None, None, None, *gradients
+        return None, None, None, *gradients
 
     @staticmethod
-    def vmap(info, in_dims, rows, n_anchors, chunk_size, all_wanted, *tensors: Tensor):
-        """One replica after the other: chunks are for what is too large to hold at once."""
-        columns = zip(
-            *(
-                _ChunkedSum.apply(
-                    rows,
-                    n_anchors,
-                    chunk_size,
-                    all_wanted,
-                    *(
-                        t if dim is None else t.select(dim, i)
-                        for t, dim in zip(tensors, in_dims[4:], strict=True)
-                    ),
-                )
-                for i in range(info.batch_size)
-            ),
-            strict=True,
-        )
-        stacked = [None if column[0] is None else torch.stack(column) for column in columns]
-        return tuple(stacked), tuple(None if column is None else 0 for column in stacked)
+    def vmap(info, in_dims, *arguments):
+        return one_replica_at_a_time(_ChunkedSum, info.batch_size, in_dims, arguments)
+
+
+# For this and for other functions whose gradients are ready when the forward pass ends -----------
+
+
+def gradients_wanted(*values: Tensor) -> tuple[bool | Tensor, ...]:
+    """``(all_wanted, *values)``: what an autograd.Function can't find out itself.
+
+    It does not know of ``torch.no_grad``; and inside ``torch.func.grad`` a tensor does not tell
+    whether its gradient is wanted, so there all gradients are.
+    """
+    if not torch.is_grad_enabled():
+        values = tuple(value.detach() for value in values)
+    return torch._C._are_functorch_transforms_active(), *values
+
+
+def one_replica_at_a_time(function, n_replicas: int, in_dims, arguments):
+    """A vmap rule: chunks are for what is too large to hold at once, let alone many times."""
+    replicas = []
+    for i in range(n_replicas):
+        own = (a if d is None else a.select(d, i) for a, d in zip(arguments, in_dims, strict=True))
+        replicas.append(function.apply(*own))
+    columns = [None if c[0] is None else torch.stack(c) for c in zip(*replicas, strict=True)]
+    return tuple(columns), tuple(None if column is None else 0 for column in columns)

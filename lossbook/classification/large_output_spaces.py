@@ -13,7 +13,7 @@ from lossbook._checks import class_labels, in_range, matrix, one_of, positive, s
 from lossbook._numerics import Scalar, full_precision, inner_products, log_sum_exp
 from lossbook.baselines import reduce
 from lossbook.blockwise import Blockwise, sweep
-from lossbook.chunking import DENSE_ENTRIES
+from lossbook.chunking import DENSE_ENTRIES, gradients_wanted
 
 # The spherical family: three numbers of the logits ----------------------------------------------
 
@@ -331,13 +331,10 @@ def linear_cross_entropy(
     if reduction != "none":
         scale = counts.to(torch.promote_types(weight.dtype, torch.float32))
         scale = scale / scale.sum().clamp(min=1) if reduction == "mean" else scale
-    if not torch.is_grad_enabled():  # an autograd.Function does not know
-        embeddings, weight = embeddings.detach(), weight.detach()
-    # Inside torch.func.grad a tensor does not tell whether its gradient is wanted.
-    transformed = torch._C._are_functorch_transforms_active()
+    all_wanted, embeddings, weight = gradients_wanted(embeddings, weight)
     compute = partial(
         sweep,
-        wanted=tuple(tensor.requires_grad or transformed for tensor in (embeddings, weight)),
+        wanted=tuple(tensor.requires_grad or all_wanted for tensor in (embeddings, weight)),
         chunk_size=chunk_size or min(max(n // 8, 64), 256),
         block_size=block_size,
         filter_eps=filter_eps,
