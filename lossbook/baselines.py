@@ -327,7 +327,7 @@ def triplet_loss(
         *(_triplet_rows, embeddings, embeddings, labels),
         chunk_size=chunk_size,
         margin=margin,
-        n_positives=_most_positives(labels),
+        n_positives=most_positives(labels),
     )
 
 
@@ -343,13 +343,16 @@ def _triplet_rows(s, index, labels, *, margin, n_positives):
     reached = torch.zeros_like(nearest, dtype=counts.dtype)
     reached = F.pad(reached, (0, 1)).scatter_add(1, counts, torch.ones_like(counts))
     of_positives = reached.flip(1).cumsum(1).flip(1)[:, 1:]
-    n_active = of_positives.sum()
+    n_active = of_positives.sum().to(s)
     pulled = torch.where(of_positives > 0, nearest, 0) * of_positives
-    return (s * counts).sum() - pulled.sum() + margin * n_active, n_active.to(s)
+    return (s * counts).sum() - pulled.sum() + margin * n_active, n_active
 
 
-def _most_positives(labels: Tensor) -> int:
-    """How many positives an anchor has at most, or could have where labels can't be read."""
+def most_positives(labels: Tensor) -> int:
+    """How many positives an anchor has at most.
+
+    As many as it could have where labels can't be read, under vmap over them or when compiled.
+    """
     if torch._C._functorch.is_batchedtensor(labels) or torch.compiler.is_compiling():
         return len(labels) - 1
     return int(labels.unique(return_counts=True)[1].max()) - 1

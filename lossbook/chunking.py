@@ -24,9 +24,6 @@ DENSE_ENTRIES = 2**22
 CHUNK_ENTRIES = 2**20
 """Entries of a chunk of rows, 4 MB in float32."""
 
-CHUNK_ROWS = 128
-"""Rows of a chunk at least, however long they are: each chunk adds to the gradients of all."""
-
 Rows = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -82,7 +79,7 @@ def mean_over_anchors(
 def _mean(rows: "_Rows", n_anchors: int, n_others: int, tensors, chunk_size: int | None) -> Tensor:
     if chunk_size is None:
         dense = n_anchors * n_others <= DENSE_ENTRIES
-        chunk_size = n_anchors if dense else max(CHUNK_ENTRIES // n_others, CHUNK_ROWS)
+        chunk_size = n_anchors if dense else max(CHUNK_ENTRIES // n_others, rows.at_least)
     in_range("chunk_size", chunk_size, at_least=1)
     values = rows.values(tensors)
     if chunk_size >= n_anchors:
@@ -99,6 +96,8 @@ def _index(start: int, stop: int, values) -> Tensor:
 
 class _Rows:
     """The loss of some anchors, as a function of tensors, learnable knobs among them."""
+
+    at_least = 1  # rows of a chunk
 
     def __init__(self, rows: Rows, knobs: dict):
         self.rows, self.knobs = rows, knobs
@@ -125,6 +124,8 @@ class _Rows:
 
 class _Products(_Rows):
     """The same for rows that read inner products: two more matrix products are the gradients."""
+
+    at_least = 128  # however long they are: each chunk adds to the gradients of all samples
 
     def total(self, index: Tensor, anchors: Tensor, others: Tensor, *values: Tensor):
         own = anchors if len(index) == len(anchors) else anchors[index]

@@ -3,13 +3,16 @@
 scikit-learn has them too; ``tests/parity`` compares.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lossbook._checks import class_labels, in_range, matrix, not_empty, same_shape
-from lossbook.baselines import pair_masks
+from lossbook.baselines import most_positives, pair_masks, with_own
+from lossbook.chunking import DENSE_ENTRIES
 
 
 def accuracy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -196,7 +199,7 @@ def threshold_at_fpr(
     same_shape("targets", targets, "scores", scores)
     in_range("max_false_positive_rate", max_false_positive_rate, at_least=0, below=1)
     negatives = targets <= 0.5
-    ranked = scores.masked_fill(~negatives, -torch.inf).sort(descending=True).values
+    ranked, _ = _descending(scores, negatives)
     above = (max_false_positive_rate * negatives.sum() + 1e-4).floor().long()
     return ranked.gather(0, above.reshape(1)).squeeze(0)
 
@@ -279,20 +282,30 @@ def retrieval(
     """
     matrix("embeddings", embeddings)
     class_labels(labels, len(embeddings))
-    positives, _ = pair_masks(labels)
-    own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    order = (embeddings @ embeddings.mT).masked_fill(own, -torch.inf).argsort(-1, descending=True)
-    hits = positives.gather(-1, order).float()
+    k = max(most_positives(labels), 1)
+    sums = [_retrieval_sums(embeddings, labels, index, k) for index in _chunks(labels, len(labels))]
+    recall, average, n_queries = torch.stack(sums).sum(0)
+    n_queries = n_queries.clamp(min=1)
+    return {"recall_at_1": recall / n_queries, "map_at_r": average / n_queries}
+
+
+def _retrieval_sums(embeddings: Tensor, labels: Tensor, index: Tensor, k: int) -> Tensor:
+    """Recall at 1 and average precision summed over some queries, and how many of them count."""
+    positives, _ = pair_masks(labels, index)
+    similarities = with_own(embeddings[index] @ embeddings.mT, index, -torch.inf)
+    hits = positives.gather(-1, similarities.topk(k, -1).indices).float()
     relevant = positives.sum(-1)
-    rank = torch.arange(1, len(labels) + 1, device=labels.device)
+    rank = torch.arange(1, k + 1, device=labels.device)
     precision = hits.cumsum(-1) / rank
     average = (precision * hits * (rank <= relevant[:, None])).sum(-1) / relevant.clamp(min=1)
-    counts = relevant > 0
-    n_queries = counts.sum().clamp(min=1)
-    return {
-        "recall_at_1": (hits[:, 0] * counts).sum() / n_queries,
-        "map_at_r": (average * counts).sum() / n_queries,
-    }
+    counts = (relevant > 0).float()
+    return torch.stack([(hits[:, 0] * counts).sum(), (average * counts).sum(), counts.sum()])
+
+
+def _chunks(samples: Tensor, n_others: int) -> Sequence[Tensor]:
+    """Indices of samples, as many at once as a matrix of them and the others may hold."""
+    index = torch.arange(len(samples), device=samples.device)
+    return index.split(max(DENSE_ENTRIES // n_others, 1))
 
 
 def nearest_neighbor_accuracy(
@@ -325,8 +338,9 @@ def nearest_neighbor_accuracy(
     class_labels(query_labels, len(queries), "query_labels")
     class_labels(gallery_labels, len(gallery), "gallery_labels")
     in_range("k", k, at_least=1, at_most=len(gallery))
-    nearest = (queries @ gallery.mT).topk(k, dim=-1).indices
-    votes = gallery_labels[nearest].mode(dim=-1).values
+    chunks = _chunks(queries, len(gallery))
+    nearest = [(queries[index] @ gallery.mT).topk(k, dim=-1).indices for index in chunks]
+    votes = gallery_labels[torch.cat(nearest)].mode(dim=-1).values
     return (votes == query_labels).float().mean()
 
 

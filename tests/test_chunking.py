@@ -103,10 +103,9 @@ def rows_seen(n_anchors, n_others, chunk_size):
 def test_size_decides_between_dense_and_chunks(monkeypatch):
     monkeypatch.setattr(chunking, "DENSE_ENTRIES", 20)
     monkeypatch.setattr(chunking, "CHUNK_ENTRIES", 15)
-    monkeypatch.setattr(chunking, "CHUNK_ROWS", 2)
     assert rows_seen(4, 5, None) == [4]
     assert rows_seen(5, 5, None) == [3, 2]
-    assert rows_seen(3, 1000, None) == [2, 1]
+    assert rows_seen(3, 1000, None) == [1, 1, 1]
     assert rows_seen(7, 5, 3) == [3, 3, 1]
     assert rows_seen(7, 5, 7) == [7]
 

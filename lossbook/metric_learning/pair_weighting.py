@@ -6,7 +6,6 @@ by mixing.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +22,8 @@ from lossbook._checks import (
     same_shape,
 )
 from lossbook._numerics import Scalar, full_precision, inner_products, log_sum_exp
-from lossbook.baselines import margin_logits, pair_masks, with_own
-from lossbook.chunking import mean_over_similarities
+from lossbook.baselines import margin_logits, most_positives, pair_masks, with_own
+from lossbook.chunking import mean_over_anchors, mean_over_similarities
 
 
 def pair_weights(
@@ -337,6 +336,7 @@ def metrix_loss(
     margin: Scalar = 0.5,
     alpha: Scalar = 2.0,
     beta: Scalar = 50.0,
+    chunk_size: int | None = None,
 ) -> Float[Tensor, ""]:
     r"""Metrix at the embedding level: a pair loss on clean pairs and on mixed ones.
 
@@ -356,6 +356,7 @@ def metrix_loss(
         pairing: "positive-negative" mixes each positive with each negative (n^3 mixtures),
             "anchor-negative" the anchor with each negative (n^2).
         form, margin, alpha, beta: as in :func:`soft_pair_loss`.
+        chunk_size: anchors held at once, each with its mixtures; None chooses by size.
 
     Returns:
         The mean over anchors. The official code has the contrastive form only, on Euclidean
@@ -373,16 +374,34 @@ def metrix_loss(
     in_range("mix", mix, at_least=0, at_most=1)
     in_range("mixed_weight", mixed_weight, at_least=0)
     one_of("pairing", pairing, ("positive-negative", "anchor-negative"))
-    loss = partial(soft_pair_loss, form=form, margin=margin, alpha=alpha, beta=beta)
-    s = inner_products(embeddings, embeddings)
-    positives, negatives = pair_masks(labels)
-    clean = loss(s, positives.to(s), positives | negatives)
-    if pairing == "anchor-negative":
-        mixed, mask = _mixed_similarity(1.0, s, s, mix), negatives
+    n, n_mixed = len(embeddings), 0
+    if pairing == "positive-negative":
+        n_mixed = max(most_positives(labels), 1)
+    return mean_over_anchors(
+        *(_metrix_rows, n, n * max(n_mixed, 1), embeddings, labels),
+        chunk_size=chunk_size,
+        mix=mix,
+        mixed_weight=mixed_weight,
+        n_mixed=n_mixed,
+        **{"form": form, "margin": margin, "alpha": alpha, "beta": beta},
+    )
+
+
+def _metrix_rows(index, embeddings, labels, *, mix, mixed_weight, n_mixed, **knobs):
+    s = inner_products(embeddings[index], embeddings)
+    positives, negatives = pair_masks(labels, index)
+    clean = soft_pair_loss(s, positives.to(s), positives | negatives, **knobs)
+    if n_mixed:
+        is_positive, place = positives.to(s).topk(n_mixed)
+        between = inner_products(embeddings[place].flatten(0, 1), embeddings)
+        between = between.unflatten(0, place.shape)
+        to_positive = s.gather(1, place)[:, :, None]
+        mixed = _mixed_similarity(to_positive, s[:, None, :], between, mix).flatten(1)
+        mask = ((is_positive > 0)[:, :, None] & negatives[:, None, :]).flatten(1)
     else:
-        mixed = _mixed_similarity(s[:, :, None], s[:, None, :], s[None, :, :], mix).flatten(1)
-        mask = (positives[:, :, None] & negatives[:, None, :]).flatten(1)
-    return clean + mixed_weight * loss(mixed, torch.ones_like(mixed) * mix, mask)
+        mixed, mask = _mixed_similarity(1.0, s, s, mix), negatives
+    loss = clean + mixed_weight * soft_pair_loss(mixed, torch.ones_like(mixed) * mix, mask, **knobs)
+    return loss * len(index), torch.ones_like(loss) * len(index)
 
 
 def _mixed_similarity(to_positive, to_negative, between: Tensor, mix: Scalar) -> Tensor:
@@ -422,4 +441,11 @@ def utilization(
             f"got shape {tuple(queries.shape)}"
         )
     queries, embeddings = full_precision(queries, embeddings)
-    return torch.cdist(queries, embeddings).amin(-1).square().mean()
+    return mean_over_anchors(
+        *(_utilization_rows, len(queries), len(embeddings), queries, embeddings), chunk_size=None
+    )
+
+
+def _utilization_rows(index, queries, embeddings):
+    total = torch.cdist(queries[index], embeddings).amin(-1).square().sum()
+    return total, torch.ones_like(total) * len(index)
