@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from lossbook import data
@@ -91,6 +92,76 @@ def test_shares_are_three_positive_numbers_with_a_sum_of_at_most_one(shares):
 def test_no_part_may_be_empty():
     with pytest.raises(ValueError, match="the smallest part must be at least 1, got 0"):
         data.split(torch.arange(3.0), torch.arange(3))
+
+
+def test_no_class_is_in_two_parts_and_all_its_samples_are_in_one():
+    labels = torch.tensor([7, 3, 3, 9, 7, 1, 1, 1, 5, 9])
+    parts = data.split_classes(labels, seed=3)
+    assert sorted(torch.cat(parts).tolist()) == list(range(10))
+    classes = [labels[part].unique().tolist() for part in parts]
+    assert [len(part) for part in classes] == [3, 1, 1] and len(set(sum(classes, []))) == 5
+    assert all(part.tolist() == sorted(part.tolist()) for part in parts)
+    again = data.split_classes(labels, seed=3)
+    assert all(torch.equal(*pair) for pair in zip(parts, again, strict=True))
+    orders = {tuple(data.split_classes(labels, seed=seed)[1].tolist()) for seed in range(20)}
+    assert len(orders) == 5
+    with pytest.raises(ValueError, match="the smallest part must be at least 1, got 0"):
+        data.split_classes(labels[:2])
+
+
+# Folders of pictures ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes: gray pictures of 6 x 4 pixels, and one in color, 5 pixels square."""
+    for name in ("b", "a", "a/deeper"):
+        (tmp_path / name).mkdir()
+    for i, shade in enumerate((0, 51, 255)):
+        Image.new("L", (6, 4), shade).save(tmp_path / "b" / f"{i}.png")
+    Image.new("RGB", (5, 5), (255, 0, 51)).save(tmp_path / "a" / "red.JPG", quality=100)
+    for name in ("notes.txt", "a/.hidden.png", "a/deeper/0.png", "a/notes.txt", "loose.png"):
+        (tmp_path / name).write_text("no picture")
+    return tmp_path
+
+
+def test_a_folder_of_pictures_is_read_class_by_class(folder):
+    images, labels, names = data.image_folder(folder, size=4)
+    assert names == ["a", "b"] and labels.tolist() == [0, 1, 1, 1]
+    assert images.shape == (4, 1, 4, 4) and images.dtype == torch.float32
+    assert_close(images[1:].flatten(1), torch.tensor([[0.0], [0.2], [1.0]]).expand(3, 16))
+
+
+def test_a_folder_in_color(folder):
+    images, _, _ = data.image_folder(str(folder), size=2, color=True)
+    assert images.shape == (4, 3, 2, 2)
+    assert_close(images[0].mean((1, 2)), torch.tensor([1.0, 0.0, 0.2]), atol=0.01, rtol=0)
+
+
+def test_pictures_stand_upright_and_keep_their_middle(tmp_path):
+    (tmp_path / "a").mkdir()
+    ramp = torch.tensor([0, 0, 0, 60, 120, 0, 0, 0], dtype=torch.uint8)
+    picture = Image.fromarray(ramp.expand(2, 8).contiguous().numpy())
+    picture.save(tmp_path / "a" / "0.png")
+    images, _, _ = data.image_folder(tmp_path, size=2)
+    assert_close(255 * images[0, 0], torch.tensor([[60.0, 120.0]] * 2))
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    picture.save(tmp_path / "a" / "0.png", exif=turned)
+    images, _, _ = data.image_folder(tmp_path, size=2)
+    assert_close(255 * images[0, 0], torch.tensor([[120.0, 60.0]] * 2))
+
+
+def test_folders_without_pictures_and_broken_pictures_are_named(folder, tmp_path_factory):
+    with pytest.raises(ValueError, match="folder must hold CLASS/NAME.png and the like"):
+        data.image_folder(tmp_path_factory.mktemp("empty"), size=4)
+    whole = (folder / "b" / "1.png").read_bytes()
+    for broken in (b"text", whole[:-30]):
+        (folder / "b" / "1.png").write_bytes(broken)
+        with pytest.raises(ValueError, match="1.png can't be read as a picture"):
+            data.image_folder(folder, size=4)
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
+        data.image_folder(folder, size=0)
 
 
 # Synthetic --------------------------------------------------------------------------------------

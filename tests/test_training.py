@@ -16,7 +16,7 @@ from torch import nn
 
 from lossbook.training import StackedOptimizer, fit, fit_replicas, replica_seed
 from lossbook.training.batches import batch_generator, shuffled_indices
-from lossbook.training.fitting import LOOK_EVERY
+from lossbook.training.fitting_replicas import LOOK_EVERY
 from lossbook.training.optimizers import clip_per_replica
 
 X = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 Sampler = Callable[[torch.Generator], Batch]
@@ -39,8 +40,11 @@ def _select(batch: Batch, index: Tensor) -> Batch:
     return map_batch(lambda tensor: tensor[index], batch)
 
 
-def to_device(data: Batch | Sampler, device: torch.device) -> Batch | Sampler:
-    return data if callable(data) else map_batch(lambda tensor: tensor.to(device), data)
+def to_device(data: Any, device: torch.device) -> Any:
+    """Move tensors; what makes batches stays as it is."""
+    if callable(data) or isinstance(data, DataLoader):
+        return data
+    return map_batch(lambda tensor: tensor.to(device), data)
 
 
 def repeat_replicas(stacked: Tensor, copies: int) -> Tensor:
@@ -54,24 +58,97 @@ def batch_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
+def epoch_indices(n: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Return the indices of an epoch's minibatches, without the incomplete last one."""
+    order = torch.randperm(n, generator=generator)
+    return order[: n - n % batch_size].split(batch_size)
+
+
 def shuffled_indices(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the indices of minibatches, epoch after epoch, without the incomplete last one."""
+    """Yield the indices of minibatches, epoch after epoch."""
     while True:
-        order = torch.randperm(n, generator=generator)
-        yield from order[: n - n % batch_size].split(batch_size)
+        yield from epoch_indices(n, batch_size, generator)
+
+
+class BatchStream:
+    """Batches without end, epoch after epoch; its place is saved and found again.
+
+    Args:
+        epoch: ``epoch(generator)`` yields the batches of one epoch, at least one.
+        seed: of the generator.
+    """
+
+    def __init__(self, epoch: Callable[[torch.Generator], Iterator[Batch]], seed: int):
+        self.epoch = epoch
+        self.generator = batch_generator(seed)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.start = self.generator.get_state()
+        self.taken = 0
+        self.batches = self.epoch(self.generator)
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self.batches, None)
+        if batch is None:
+            self._begin()
+            batch = next(self.batches, None)
+        if batch is None:
+            raise ValueError("data must hold at least one batch, got an epoch without any")
+        self.taken += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self.start, "taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["start"])
+        self._begin()
+        for _ in range(state["taken"]):
+            next(self)
 
 
 def batch_stream(
-    data: Batch | Sampler, seed: int, device: torch.device, batch_size: int | None = None
-) -> Iterator[Batch]:
-    generator = batch_generator(seed)
-    if callable(data):
-        while True:
+    data: Any, seed: int, device: torch.device, batch_size: int | None = None
+) -> BatchStream:
+    """Return the batches of tensors, of a function of a generator, or of a DataLoader."""
+
+    def epoch(generator):
+        if callable(data):
             yield map_batch(lambda tensor: tensor.to(device), data(generator))
-    if batch_size is None:
-        yield from repeat(data)
-    for index in shuffled_indices(len(_fields(data)[0]), batch_size, generator):
-        yield _select(data, index.to(device))
+        elif isinstance(data, DataLoader):
+            yield from _loaded(data, generator, device)
+        elif batch_size is None:
+            yield from repeat(data)
+        else:
+            for index in epoch_indices(len(_fields(data)[0]), batch_size, generator):
+                yield _select(data, index.to(device))
+
+    return BatchStream(epoch, seed)
+
+
+def _loaded(loader: DataLoader, generator: torch.Generator, device: torch.device) -> Iterator:
+    """Yield one epoch of a DataLoader, whose randomness is the epoch's own and not the loss's."""
+
+    def move(value):
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    seed = int(torch.randint(2**62, (), generator=generator))
+    if loader.generator is not None:
+        loader.generator.manual_seed(seed)
+    state, batches = torch.Generator().manual_seed(seed).get_state(), None
+    while True:
+        with torch.random.fork_rng([]):
+            torch.set_rng_state(state)
+            batches = iter(loader) if batches is None else batches
+            batch = next(batches, None)
+            state = torch.get_rng_state()
+        if batch is None:
+            return
+        yield map_batch(move, tuple(batch) if isinstance(batch, list) else batch)
 
 
 def replica_batches(
@@ -184,10 +261,10 @@ def _moved(data: list[Batch], device: torch.device) -> list[Batch]:
     return [map_batch(move, batch) for batch in data]
 
 
-def check_data(name: str, data: Batch | Sampler, batch_size: int | None) -> None:
-    if callable(data):
+def check_data(name: str, data: Any, batch_size: int | None, *, loader: bool = False) -> None:
+    if callable(data) or (loader and isinstance(data, DataLoader)):
         if batch_size is not None:
-            raise ValueError("batch_size must be None when data is a function that makes batches")
+            raise ValueError("batch_size must be None when data makes its own batches")
         return
     check_tensors(name, data, " or a function of a generator,")
     lengths = sorted({len(field) for field in _fields(data)})

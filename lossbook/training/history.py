@@ -107,10 +107,17 @@ class History:
 class Recorder:
     """Collects losses and scores as tensors; reads them only at the end, in one transfer."""
 
-    def __init__(self, rows: list[dict[str, Any]], every: int | None, steps: int):
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        every: int | None,
+        steps: int,
+        device: torch.device | str = "cpu",
+    ):
         self.rows = rows
         self.every = every or steps
         self.steps = steps
+        self.device = device
         self.losses: list[Tensor] = []
         self.active: list[Tensor] = []
         self.scores: list[tuple[int, dict[str, Tensor]]] = []
@@ -135,6 +142,25 @@ class Recorder:
         if taken:
             raise ValueError(f"evaluate must not return the names {sorted(taken)}")
         self.scores.append((step, scores))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been recorded, after one step at least."""
+        return {
+            "losses": torch.stack(self.losses),
+            "active": torch.stack(self.active),
+            "scores": self.scores,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a record; scores at steps that are not due any more are left out."""
+        if len(state["losses"]) > self.steps:
+            raise ValueError(
+                f"steps must be at least the {len(state['losses'])} of the checkpoint, "
+                f"got {self.steps}"
+            )
+        self.losses = list(state["losses"].to(self.device))
+        self.active = list(state["active"].to(self.device))
+        self.scores = [(step, scores) for step, scores in state["scores"] if self.is_due(step)]
 
     def history(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], template: nn.Module

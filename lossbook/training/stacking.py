@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbook.training.batches import repeat_replicas
+from lossbook.training.images import ReplicasAsChannels
 
 
 class _Bound(nn.Module):
@@ -49,7 +50,11 @@ def stack_models(
 
 
 def vmap_replicas(call: Callable, in_dims: tuple[Any, ...]) -> Callable:
-    mapped = torch.func.vmap(call, in_dims=in_dims, randomness="different")
+    def of_one(*arguments):
+        with ReplicasAsChannels():
+            return call(*arguments)
+
+    mapped = torch.func.vmap(of_one, in_dims=in_dims, randomness="different")
 
     def explained(*arguments):
         try:

@@ -17,8 +17,7 @@ from lossbook.classification.label_robust_losses import (
     normalize_scores,
 )
 from lossbook.models import mlp
-from lossbook.training import fit, fit_replicas
-from lossbook.training.fitting import replica_seed
+from lossbook.training import fit, fit_replicas, replica_seed
 
 TEMPERATURES = [0.01, 0.3, 1, 10, 1e4]
 each_temperature = pytest.mark.parametrize("temperature", TEMPERATURES)
