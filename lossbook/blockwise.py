@@ -32,11 +32,14 @@ class Blockwise(torch.autograd.Function):
         _, *gradients = output
         ctx.save_for_backward(*tensors)
         ctx.mark_non_differentiable(*(g for g in gradients if g is not None))
+        ctx.set_materialize_grads(False)  # or backward gets zeros of their size
         ctx.gradients = gradients if any(g is not None for g in gradients) else None
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
+        if grad is None:
+            return (None,) * 5
         *tensors, scale = ctx.saved_tensors
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # apply() and not compute(), for the sake of vmap

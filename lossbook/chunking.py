@@ -11,6 +11,8 @@ the dense path has no such limits.
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,6 +27,10 @@ CHUNK_ENTRIES = 2**20
 """Entries of a chunk of rows, 4 MB in float32."""
 
 Rows = Callable[..., tuple[Tensor, Tensor]]
+
+# Set where several processes share the anchors (lossbook.distributed): ``share(sums, n_anchors)``
+# adds up ``sums(anchors)`` of all of them, each with its own range of anchors.
+SHARE: ContextVar[Callable | None] = ContextVar("share", default=None)
 
 
 def mean_over_similarities(
@@ -77,17 +83,24 @@ def mean_over_anchors(
 
 
 def _mean(rows: "_Rows", n_anchors: int, n_others: int, tensors, chunk_size: int | None) -> Tensor:
+    sums = partial(_sums, rows, n_others, rows.values(tensors), chunk_size)
+    share = None if torch.compiler.is_compiling() else SHARE.get()
+    total, count = share(sums, n_anchors) if share else sums(range(n_anchors))
+    return total / count.clamp(min=1)
+
+
+def _sums(rows: "_Rows", n_others: int, values, chunk_size: int | None, anchors: range):
+    """The summed loss of some anchors and the number of its terms."""
+    n_anchors = len(anchors)
     if chunk_size is None:
         dense = n_anchors * n_others <= DENSE_ENTRIES
         chunk_size = n_anchors if dense else max(CHUNK_ENTRIES // n_others, rows.at_least)
     in_range("chunk_size", chunk_size, at_least=1)
-    values = rows.values(tensors)
     if chunk_size >= n_anchors:
-        total, count = rows.total(_index(0, n_anchors, values), *values)
-    else:
-        starts = range(0, n_anchors, int(chunk_size))
-        total, count, *_ = _ChunkedSum.apply(rows, starts, *gradients_wanted(*values))
-    return total / count.clamp(min=1)
+        return rows.total(_index(anchors.start, anchors.stop, values), *values)
+    starts = range(anchors.start, anchors.stop, int(chunk_size))
+    total, count, *_ = _ChunkedSum.apply(rows, starts, *gradients_wanted(*values))
+    return total, count
 
 
 def _index(start: int, stop: int, values) -> Tensor:
@@ -189,12 +202,14 @@ class _ChunkedSum(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         _, count, *gradients = output
         ctx.mark_non_differentiable(count, *(g for g in gradients if g is not None))
+        ctx.set_materialize_grads(False)  # or backward gets zeros of their size
         ctx.save_for_backward(*gradients)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_total: Tensor, *_):
-        gradients = (None if g is None else grad_total * g for g in ctx.saved_tensors)
+    def backward(ctx, grad_total: Tensor | None, *_):
+        unwanted = grad_total is None
+        gradients = (None if g is None or unwanted else grad_total * g for g in ctx.saved_tensors)
         return None, None, None, *gradients
 
     @staticmethod
