@@ -33,12 +33,12 @@ site: ## build the book as a static site, in build/site
 	@.venv/bin/python -m lossbook.site
 
 test: ## run every check (up to 10 minutes)
-	@$(BOOTSTRAP) book test course site --browser
+	@$(BOOTSTRAP) book test course site sweep --browser
 	@$(PYTEST) $(TYPECHECKED)
 	@$(PYTEST) tests $(NOTEBOOKS)
 
 test-fast: ## run the unit tests (under two minutes)
-	@$(BOOTSTRAP) book test course site
+	@$(BOOTSTRAP) book test course site sweep
 	@$(PYTEST) $(UNIT)
 
 test-full: export LOSSBOOK_FULL = 1
@@ -50,8 +50,8 @@ lint: ## check the style of code and notebooks
 	@.venv/bin/python -m ruff format --check .
 
 bench: ## compare speed and memory with other libraries
-	@$(BOOTSTRAP) book test
-	@.venv/bin/python -m benchmarks
+	@$(BOOTSTRAP) book test bench --browser
+	@.venv/bin/lossbook bench
 
 clean: ## remove the environment and what the tools leave behind
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

@@ -40,7 +40,6 @@ class Pairs(NamedTuple):
     ours: Callable[..., Tensor]
     peer: Callable[[], Loss]
     layouts: tuple[str, ...] = ("two views", "4 a class")
-    entries_per_anchor: Callable[[int], int] = lambda rows: rows
 
 
 def build(loss: str, layout: str, n: int, arm: str, device: torch.device) -> Step:
@@ -79,7 +78,7 @@ def arms(small: bool = False, device: str = "cpu") -> list[Arm]:
         for n in (SMALL if small else SIZES)
         for rows, parts in [(len(class_labels(layout, n)), 4 if loss == "InfoNCE" else 1)]
         for name in (OURS, DENSE, PEER)
-        if name != DENSE or rows * pairs.entries_per_anchor(rows) / parts > DENSE_ENTRIES
+        if name != DENSE or rows**2 / parts > DENSE_ENTRIES
     ]
 
 
@@ -149,6 +148,6 @@ LOSSES = {
     "InfoNCE": Pairs(_info_nce, _peer_info_nce, ("two views",)),
     "SupCon": Pairs(partial(supcon_loss, temperature=0.1), _peer_supcon),
     "multi-similarity": Pairs(multi_similarity_loss, _peer_multi_similarity),
-    "triplet": Pairs(triplet_loss, _peer_triplet, entries_per_anchor=lambda rows: rows**2),
+    "triplet": Pairs(triplet_loss, _peer_triplet),
     "pair contrastive": Pairs(pair_contrastive_loss, _peer_pair_contrastive),
 }

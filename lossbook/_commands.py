@@ -8,7 +8,18 @@ import click
 
 # What a plain installation lacks, by the extra that brings it.
 EXTRAS = {
-    "book": ("nbformat", "nbclient", "papermill", "ipykernel", "jupyter_client", "jupyterlab"),
+    "book": (
+        "nbformat",
+        "nbclient",
+        "papermill",
+        "ipykernel",
+        "jupyter_client",
+        "jupyterlab",
+        "matplotlib",
+        "seaborn",
+    ),
+    "sweep": ("dask", "distributed", "bokeh", "pyarrow"),
+    "bench": ("psutil", "pytorch_metric_learning"),
     "course": ("nbgrader", "nbconvert", "sphinx_revealjs", "sphinx-mathjax-offline"),
 }
 

@@ -1,5 +1,6 @@
 """The command `lossbook`."""
 
+import importlib.util
 import io
 import json
 import os
@@ -16,9 +17,10 @@ from pathlib import Path
 import click
 
 from lossbook import __version__, catalog, notebooks, parameters
-from lossbook._commands import Commands, bad_input, expect_interrupts
+from lossbook._commands import EXTRAS, Commands, bad_input, expect_interrupts
 from lossbook.catalog import Notebook, Paper
 from lossbook.course_cli import course
+from lossbook.sweep_cli import run_book, sweep
 
 
 @click.group(
@@ -159,7 +161,7 @@ def cite(name: str) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="NOTEBOOK")
+@click.argument("name", metavar="NOTEBOOK", required=False)
 @click.option(
     "-p",
     "assignments",
@@ -173,13 +175,38 @@ def cite(name: str) -> None:
     "--output",
     metavar="OUT",
     type=click.Path(path_type=Path),
-    help="The executed notebook's file or folder [default: runs/].",
+    help="The executed notebook's file or folder [default: runs/, with --all runs/book].",
 )
-def run(name: str, assignments: tuple[str, ...], scale: str | None, output: Path | None) -> None:
+@click.option("--all", "everything", is_flag=True, help="Run every notebook of the book.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="With --all: how many run at the same time [default: the cores of this machine].",
+)
+def run(
+    name: str | None,
+    assignments: tuple[str, ...],
+    scale: str | None,
+    output: Path | None,
+    everything: bool,
+    workers: int | None,
+) -> None:
     """Run a notebook with other parameters, into a new file.
 
     NOTEBOOK is a number (21), a name (pair_weighting) or a path. `lossbook run 21 -p seed=3`
+
+    --all runs the whole book at its defaults and tells the seconds of each notebook. What is done
+    already stays: the same command goes on after an interruption.
     """
+    with bad_input():
+        if everything == bool(name):
+            raise ValueError("name a notebook, or give --all for every notebook")
+        if everything and assignments:
+            raise ValueError("-p is for one notebook; leave it out with --all")
+        if workers and not everything:
+            raise ValueError("--workers is for --all, since one notebook is one process")
+    if everything:
+        sys.exit(1 if run_book(scale, workers, output) else 0)
     from lossbook.execution import NotebookFailed
     from lossbook.execution import run as run_notebook
 
@@ -292,24 +319,67 @@ def lab(port: int | None) -> None:
     os.execv(line[0], line)
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("options", metavar="[OPTION…]", nargs=-1, type=click.UNPROCESSED)
+def bench(options: tuple[str, ...]) -> None:
+    """Compare speed and memory with other libraries; --help lists the options.
+
+    Tables and figures go to the checkout's benchmarks/results, or to the folder after -o.
+    """
+    with bad_input():
+        home = str(notebooks.home())
+    for package in EXTRAS["bench"]:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # -P: no folder of ours that happens to be called benchmarks.
+    command = [sys.executable, "-P", "-m", "benchmarks", *options]
+    sys.exit(subprocess.call(command, env=environment))
+
+
 # What checks the book
 
 
 @main.command()
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-def report(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Report what has been measured: the ledger of claims.
+@click.option("--json", "form", flag_value="json", help="Print JSON instead.")
+@click.option("--csv", "form", flag_value="csv", help="Print a sweep's settings as CSV instead.")
+@click.option("--metric", "metrics", multiple=True, help="Of a sweep: only this; may be repeated.")
+@click.option(
+    "--direction",
+    type=click.Choice(("higher", "lower")),
+    help="Of a sweep: which values are better [default: as claimed, or by the metric's name].",
+)
+@click.option("--include-old", is_flag=True, help="Of a sweep: also runs of earlier code.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Of a sweep: the report's folder [default: DIR/report].",
+)
+def report(paths: tuple[Path, ...], form: str | None, output: Path | None, **options) -> None:
+    """Report what has been measured: the ledger of claims, or the results of a sweep.
 
-    Each claim stands with its difference, 95 % interval, number of seeds, the smallest effect
-    that they could have shown, and its verdict. Without a PATH it reads the notebooks of the book;
-    a PATH is a notebook or a folder of them.
+    In the ledger each claim stands with its difference, 95 % interval, number of seeds, the
+    smallest effect that they could have shown, and its verdict. Without a PATH it reads the
+    notebooks of the book; a PATH is a notebook or a folder of them.
+
+    If PATH is the folder of a sweep, it draws every metric against each knob, with 95 % bands over
+    seeds, and over each pair of knobs, as PNG, SVG and one HTML page that needs no other file.
     """
     from lossbook import ledger
+    from lossbook.sweep_cli import latest_notebooks, report_sweep, swept
 
     with bad_input():
-        claims = ledger.collect(paths or [notebooks.home() / "notebooks"])
-    click.echo(ledger.as_json(claims) if as_json else ledger.as_text(claims))
+        if len(paths) == 1 and swept(paths[0]):
+            return report_sweep(paths[0], output, form, **options)
+        if output or form == "csv" or any(options.values()):
+            raise ValueError("only --json is for the ledger; the other options want a sweep's DIR")
+        places = [place for path in paths for place in latest_notebooks(path)]
+        claims = ledger.collect(places or [notebooks.home() / "notebooks"])
+    click.echo(ledger.as_json(claims) if form else ledger.as_text(claims))
 
 
 @main.command()
@@ -344,6 +414,7 @@ def check(names: tuple[str, ...], stale: bool) -> None:
 
 
 main.add_command(course)
+main.add_command(sweep)
 
 if __name__ == "__main__":
     main()

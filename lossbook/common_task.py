@@ -228,10 +228,8 @@ def records() -> list[dict]:
     """
     found = {}
     for path in notebooks.written():
-        for cell in notebooks.read(path).cells:
-            for output in cell.get("outputs", []):
-                if record := output.get("data", {}).get(MIME):
-                    found[record["name"]] = json.loads(json.dumps(record))
+        for record in notebooks.displayed(notebooks.read(path), MIME):
+            found[record["name"]] = json.loads(json.dumps(record))
     if BASELINE not in found:
         return list(_recorded.values())
     made = found[BASELINE]["scale"], found[BASELINE]["seed"]

@@ -83,16 +83,18 @@ def run(
     parameters: dict[str, object] | None = None,
     scale: str | None = None,
     progress_bar: bool = False,
+    nb=None,
 ):
     """Runs a notebook with papermill and returns it executed; the file itself stays as it is.
 
     What is returned is stamped as by `execute`, and with the parameters.
 
     Args:
-        path: the notebook.
+        path: the notebook, which runs in its folder.
         parameters: values that replace those of its parameters cell.
         scale: smoke, quick or full; None leaves it to `LOSSBOOK_SCALE` and the notebook.
         progress_bar: whether papermill shows one.
+        nb: the notebook, if it has been read already; else it is read from the file.
 
     Raises:
         NotebookFailed: a cell raised.
@@ -101,7 +103,7 @@ def run(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    nb = read(path)
+    nb = nb or read(path)
     stamp = fingerprint(nb)
     values = dict(parameters or {})
     if scale:

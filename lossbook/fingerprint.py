@@ -8,7 +8,9 @@ need not run again. Packages' `__init__` files only count for the names that are
 
 import ast
 import hashlib
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -26,17 +28,75 @@ def fingerprint(nb) -> str:
     digest = hashlib.sha256()
     for cell in nb.cells:
         digest.update(f"{cell.cell_type}\0{cell.source}\0".encode())
-    code = "\n".join(_python(cell.source) for cell in nb.cells if cell.cell_type == "code")
+    _add_modules(digest, code_of(nb))
+    return digest.hexdigest()
+
+
+def of_sources(sources: Mapping[str, str]) -> str:
+    """Returns the hash of named Python sources and of all package modules they reach."""
+    digest = hashlib.sha256()
+    for name, source in sources.items():
+        digest.update(f"{name}\0{source}\0".encode())
+    _add_modules(digest, "\n".join(map(_python, sources.values())))
+    return digest.hexdigest()
+
+
+def modules_beside(
+    code: str, root: Path, package: str = "", within: str | None = None
+) -> dict[str, Path]:
+    """Returns the modules of a folder that some code imports, directly or through each other.
+
+    Args:
+        code: Python, or a notebook's code cells.
+        root: the folder; what is installed and this package are left out.
+        package: the dotted name of the package that the code is in, for relative imports.
+        within: the only outermost package whose modules count; None takes all.
+    """
+    found: dict[str, Path] = {}
+    todo = [(code, package)]
+    while todo:
+        for name in _imported(*todo.pop()):
+            path, top = _module_in(root, name), name.split(".")[0]
+            if path and name not in found and top != _NAME and within in (None, top):
+                found[name] = path
+                is_package = path.name == "__init__.py"
+                inside = name if is_package else name.rpartition(".")[0]
+                todo.append((path.read_text("utf-8"), inside))
+    return dict(sorted(found.items()))
+
+
+def _imported(code: str, package: str) -> Iterator[str]:
+    """The dotted names that code imports, each after the packages that it lies in."""
+    for node in ast.walk(ast.parse(_python(code))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{_origin(node, package)}.{alias.name}" for alias in node.names]
+        for name in names:
+            yield from accumulate(name.split("."), "{}.{}".format)
+
+
+def _module_in(root: Path, dotted: str) -> Path | None:
+    path = root.joinpath(*dotted.split("."))
+    files = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _add_modules(digest, code: str) -> None:
     for path in sorted(_reachable(_imports_of_source(code))):
         name = path.relative_to(PACKAGE).as_posix()
         digest.update(f"{name}\0{path.read_text('utf-8')}\0".encode())
-    return digest.hexdigest()
 
 
 def modules(nb) -> list[str]:
     """Returns the package modules that a notebook depends on, as dotted names."""
-    code = "\n".join(_python(cell.source) for cell in nb.cells if cell.cell_type == "code")
-    return sorted(_dotted(path) for path in _reachable(_imports_of_source(code)))
+    return sorted(_dotted(path) for path in _reachable(_imports_of_source(code_of(nb))))
+
+
+def code_of(nb) -> str:
+    """Returns what the code cells of a notebook hold, as one text of Python."""
+    return "\n".join(_python(cell.source) for cell in nb.cells if cell.cell_type == "code")
 
 
 def _python(source: str) -> str:

@@ -18,12 +18,7 @@ def claims_of(nb) -> list[dict]:
     Args:
         nb: an executed notebook, as nbformat reads it.
     """
-    records = {}
-    for cell in nb.cells:
-        for output in cell.get("outputs", []):
-            record = output.get("data", {}).get(MIME)
-            if record:
-                records[record["id"]] = dict(record)
+    records = {record["id"]: dict(record) for record in notebooks.displayed(nb, MIME)}
     return list(records.values())
 
 

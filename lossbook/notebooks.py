@@ -1,13 +1,11 @@
 """Where the book's notebooks are, and how they are read and written."""
 
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from lossbook import catalog
+from lossbook._files import replacing
 
 
 def home() -> Path:
@@ -83,29 +81,17 @@ def read(path: str | os.PathLike):
         raise ValueError(f"{path} is not a readable notebook: {error}") from error
 
 
+def displayed(nb, mime: str) -> Iterator[dict]:
+    """Yields what the cells of an executed notebook have displayed of one MIME type, in order."""
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            if mime in output.get("data", {}):
+                yield output["data"][mime]
+
+
 def write(nb, path: Path) -> None:
     """Writes a notebook so that a reader sees either the old file or the whole new one."""
     import nbformat
 
     with replacing(path) as stream:
         nbformat.write(nb, stream)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Opens a text file whose new content takes the old one's place when it is complete."""
-    handle, partial = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-        os.chmod(partial, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

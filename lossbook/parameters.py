@@ -125,13 +125,20 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def assign(assignments: Iterable[str], known: dict[str, Parameter]) -> dict[str, object]:
-    """Returns the values of `name=value` arguments, checked against a notebook's parameters.
+def assign(
+    assignments: Iterable[str], known: dict[str, Parameter], owner: str = "notebook"
+) -> dict[str, object]:
+    """Returns the values of `name=value` arguments, checked against what has these parameters.
 
     Values are YAML: numbers, true and false, null, strings and lists such as `[0.1, 0.2]`.
 
+    Args:
+        assignments: texts such as `temperature=0.1`.
+        known: the parameters that there are.
+        owner: "notebook" or "function", for the message.
+
     Raises:
-        ValueError: an argument is not `name=value`, or the notebook has no such parameter.
+        ValueError: an argument is not `name=value`, or there is no such parameter.
     """
     values = {}
     for assignment in assignments:
@@ -142,7 +149,7 @@ def assign(assignments: Iterable[str], known: dict[str, Parameter]) -> dict[str,
             near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"the notebook has no parameter {name!r}{hint}\n"
+                f"the {owner} has no parameter {name!r}{hint}\n"
                 f"its parameters: {', '.join(known) or 'none'}"
             )
         values[name] = _value(text, known[name])

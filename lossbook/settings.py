@@ -29,6 +29,12 @@ class Run:
         """Return the value that belongs to this run's scale."""
         return {"smoke": smoke, "quick": quick, "full": full}[self.scale]
 
+    @property
+    def precision(self) -> str:
+        """What ``fit`` and ``fit_replicas`` take: bfloat16 at full scale on a GPU that has it."""
+        has_it = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bfloat16" if has_it and self.scale == "full" else "float32"
+
 
 def configure(scale: str = "quick", seed: int = 0, device: str = "auto") -> Run:
     """Settle scale, seed and device, seed torch, and print what was settled.
@@ -46,9 +52,15 @@ def configure(scale: str = "quick", seed: int = 0, device: str = "auto") -> Run:
     """
     run = Run(_scale(scale), _seed(seed), _device(device))
     torch.manual_seed(run.seed)
-    threads = torch.get_num_threads()
-    print(f"{run.scale} scale, {run.device}, {threads} thread{'s' if threads > 1 else ''}")
+    print(f"{run.scale} scale, {run.device}, {_what_it_has(run)}")
     return run
+
+
+def _what_it_has(run: Run) -> str:
+    if run.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(run.device)}, {run.precision}"
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 def _scale(scale: str) -> str:

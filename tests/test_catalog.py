@@ -9,12 +9,13 @@ import pytest
 from lossbook import catalog
 
 
-def test_there_are_215_papers_in_66_notebooks_and_6_primers():
+def test_there_are_215_papers_in_66_notebooks_6_primers_and_a_guide():
     assert len(catalog.papers()) == 215
     assert len({paper.id for paper in catalog.papers()}) == 215
     numbers = [entry.number for entry in catalog.notebooks() if entry.number]
     assert numbers == [f"{number:02}" for number in range(1, 67)]
-    assert sum(entry.path.startswith("notebooks/00_primers/") for entry in catalog.notebooks()) == 6
+    folders = [entry.path.split("/")[1] for entry in catalog.notebooks()]
+    assert folders.count("00_primers") == 6 and folders.count("14_guides") == 1
 
 
 def test_every_paper_belongs_to_the_notebook_that_it_names():

@@ -45,7 +45,7 @@ def fake_run(monkeypatch):
 def test_help_and_version(lossbook):
     assert f"version {__version__}" in lossbook("--version").output
     help_text = lossbook("-h").output
-    for name in ("list", "show", "cite", "run", "execute", "report", "check", "lab"):
+    for name in ("list", "show", "cite", "run", "sweep", "execute", "report", "check", "lab"):
         assert f"\n  {name} " in help_text
     assert lossbook("lst").exit_code == 2
 

@@ -4,7 +4,7 @@ import nbformat.v4 as v4
 import pytest
 
 from lossbook import fingerprint as module
-from lossbook.fingerprint import fingerprint, modules
+from lossbook.fingerprint import fingerprint, modules, modules_beside
 
 FILES = {
     "__init__.py": "",
@@ -92,3 +92,23 @@ def test_line_endings_do_not_matter(package):
 def test_the_real_package_is_followed():
     reached = modules(notebook("from lossbook.claims import record"))
     assert "lossbook.claims" in reached
+
+
+def test_modules_beside_are_found_through_each_other(tmp_path):
+    files = {
+        "one.py": "import json, deep.inner\ndef f():\n    from two import x",
+        "two.py": "import one, lossbook",
+        "deep/__init__.py": "",
+        "deep/inner.py": "from . import other\nfrom .other import y",
+        "deep/other.py": "import torch",
+        "unused.py": "",
+        "lossbook.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = modules_beside("%matplotlib inline\nimport one as o", tmp_path)
+    assert list(found) == ["deep", "deep.inner", "deep.other", "one", "two"]
+    assert found["deep.inner"] == tmp_path / "deep" / "inner.py"
+    assert list(modules_beside("from . import inner", tmp_path, "deep")) == list(found)[:3]
+    assert modules_beside("import torch", tmp_path) == {}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lossbook.settings import configure
+from lossbook.settings import Run, configure
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,25 @@ def test_auto_prefers_cuda_then_mps(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert configure("quick", 0, "auto").device == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "device", "has_it", "expected"),
+    [
+        ("full", "cuda", True, "bfloat16"),
+        ("full", "cuda", False, "float32"),
+        ("quick", "cuda", True, "float32"),
+        ("full", "cpu", True, "float32"),
+    ],
+)
+def test_bfloat16_is_for_full_scale_on_a_gpu_that_has_it(
+    monkeypatch, scale, device, has_it, expected
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_it)
+    assert Run(scale, 0, torch.device(device)).precision == expected
 
 
 @pytest.mark.no_typecheck

@@ -57,6 +57,48 @@ def curves(history):
     return history.frame["loss"].to_numpy().reshape(len(history), -1)
 
 
+# Low precision
+
+
+def precision_seen(model, batch):
+    """A loss that is 1 where matrix products are in bfloat16, and still has a gradient."""
+    products = batch[0] @ batch[0].mT
+    return model(batch[0]).sum() * 0 + float(products.dtype == torch.bfloat16)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_that_of_model_and_loss_alone(precision):
+    dtypes = []
+
+    def score(model):
+        dtypes.append(model(X).dtype)
+        return {"score": torch.tensor(0.0)}
+
+    settings = dict(steps=2, precision=precision, evaluate=score, progress=False)
+    alone = fit(mlp(), precision_seen, (X, Y), **settings)
+    together = fit_replicas(mlp, precision_seen, (X, Y), seeds=2, **settings)
+    for history in (alone, together):
+        assert (history.frame["loss"] == (precision == "bfloat16")).all()
+        assert all(p.dtype == torch.float32 for p in history.parameters.values())
+    assert set(dtypes) == {torch.float32}
+
+
+def test_low_precision_learns_much_the_same():
+    def last(precision):
+        settings = dict(seeds=3, steps=200, learning_rate=0.01, progress=False)
+        history = fit_replicas(mlp, cross_entropy, (X, Y), precision=precision, **settings)
+        return history.final["loss"]
+
+    assert last("bfloat16").tolist() == pytest.approx(last("float32").tolist(), rel=0.2)
+
+
+def test_an_unknown_precision_is_named():
+    message = "precision must be one of 'float32', 'bfloat16', got 'float16'"
+    for train in (lambda **k: fit(mlp(), **k), lambda **k: fit_replicas(mlp, **k)):
+        with pytest.raises(ValueError, match=message):
+            train(loss=cross_entropy, data=(X, Y), steps=1, precision="float16", progress=False)
+
+
 # Replicas agree with a loop of fit
 
 

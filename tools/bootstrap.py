@@ -27,7 +27,14 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # What was downloaded for torch 2.13.0, dependencies included, and for the rest, in November 2026.
 CPU_BUILD, CUDA_BUILD = "200 MB", "2.7 GB"
-OTHERS = {"book": "160 MB", "test": "95 MB", "site": "14 MB", "course": "20 MB"}
+OTHERS = {
+    "book": "160 MB",
+    "test": "95 MB",
+    "sweep": "60 MB",
+    "bench": "1 MB",
+    "site": "14 MB",
+    "course": "20 MB",
+}
 
 
 def main():

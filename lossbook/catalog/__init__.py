@@ -21,7 +21,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook, whether it is written yet or not. Primers have no number and no papers."""
+    """A notebook, written or not. Primers and guides have no number and no papers."""
 
     title: str
     path: str
@@ -122,15 +122,16 @@ def part(name: int | str) -> Part:
 
 @cache
 def notebooks() -> tuple[Notebook, ...]:
-    """All notebooks in reading order: the start page, the primers, then the parts."""
+    """All notebooks in reading order: the start page, the primers, the parts, the guides."""
     contents = _contents()
     start = Notebook("Start here", START_HERE, teaches="what the book is and how to read it")
-    primers = [Notebook(**row) for row in contents["primers"]]
-    rest = [
-        Notebook(**{**row, "papers": tuple(row["papers"]), "needs": tuple(row["needs"])})
-        for row in contents["notebooks"]
-    ]
-    return (start, *primers, *rest)
+    rows = contents["primers"] + contents["notebooks"] + contents["guides"]
+    return (start, *map(_notebook, rows))
+
+
+def _notebook(row: dict) -> Notebook:
+    lists = {name: tuple(row.get(name, ())) for name in ("papers", "needs")}
+    return Notebook(**{**row, **lists})
 
 
 @cache

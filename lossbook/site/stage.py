@@ -16,7 +16,7 @@ from lossbook.site.repository import Repository
 # The package's modules beside the parts, in the order in which a reader meets them.
 HELPERS = (
     *("baselines", "training", "claims", "data", "models", "metrics", "plots", "widgets"),
-    *("settings", "testing", "chunking", "catalog", "ledger"),
+    *("settings", "testing", "chunking", "distributed", "catalog", "ledger", "sweeps"),
 )
 CONTENTS = "% The notebooks, part by part\n"  # the place in docs/index.md
 

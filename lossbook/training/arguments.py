@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from lossbook._checks import in_range, positive
+from lossbook._checks import in_range, one_of, positive
 
 Loss = Callable[..., Tensor]
+PRECISIONS = ("float32", "bfloat16")
 Evaluate = Callable[..., Mapping[str, Tensor | float]]
 
 
@@ -27,6 +28,12 @@ def check_rates(learning_rates: list[float], weight_decays: list[float]) -> None
         positive("learning_rate", value)
     for value in weight_decays:
         in_range("weight_decay", value, at_least=0)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context that model and loss run in."""
+    one_of("precision", precision, PRECISIONS)
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def check_evaluate(evaluate: Evaluate | None) -> None:

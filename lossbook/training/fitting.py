@@ -16,6 +16,7 @@ from lossbook._checks import in_range
 from lossbook.training.arguments import (
     Evaluate,
     Loss,
+    autocast,
     check_evaluate,
     check_rates,
     check_schedule,
@@ -49,6 +50,7 @@ def fit(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     clip_norm: float | None = None,
+    precision: str = "float32",
     seed: int = 0,
     knobs: Mapping[str, Any] | None = None,
     evaluate: Evaluate | None = None,
@@ -76,6 +78,9 @@ def fit(
         weight_decay: 0 or greater.
         momentum: of "sgd", in [0, 1).
         clip_norm: the largest norm of the gradient over all parameters, greater than 0.
+        precision: "float32", or "bfloat16" to run model and loss under torch's autocast: products
+            of matrices in bfloat16, sums and exponentials in float32. Weights, the optimizer and
+            ``evaluate`` stay as they are.
         seed: seeds the batches and the randomness of the loss; torch's global state is unchanged.
         knobs: keyword arguments of the loss; numbers among them become columns of the frame.
         evaluate: ``evaluate(model)`` returns a dict of scalars; runs in eval mode, no gradients.
@@ -128,6 +133,7 @@ def fit(
         "weight_decay": weight_decay,
         "momentum": momentum,
         "clip_norm": clip_norm,
+        "precision": precision,
         "optimizer": optimizer if isinstance(optimizer, str) else update.defaults,
         "knobs": knobs,
         "every": every,
@@ -138,6 +144,7 @@ def fit(
         "device": device.type,
         **{f"parameter {name}": list(p.shape) for name, p in model.named_parameters()},
     }
+    low_precision = autocast(precision, device)
     model.train()
     failure = None
 
@@ -149,7 +156,8 @@ def fit(
     ):
         for step in range(len(recorder.losses) + 1, steps + 1):
             update.zero_grad()
-            value = check_scalar(loss(model, next(batches), **knobs))
+            with low_precision:
+                value = check_scalar(loss(model, next(batches), **knobs))
             value.backward()
             norm = nn.utils.clip_grad_norm_(trainable, clip_norm or math.inf)
             finite = torch.isfinite(value.detach()) & torch.isfinite(norm)

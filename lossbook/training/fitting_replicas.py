@@ -17,6 +17,7 @@ from lossbook._checks import in_range, one_of
 from lossbook.training.arguments import (
     Evaluate,
     Loss,
+    autocast,
     check_evaluate,
     check_rates,
     check_schedule,
@@ -75,6 +76,7 @@ def fit_replicas(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     clip_norm: float | None = None,
+    precision: str = "float32",
     evaluate: Evaluate | None = None,
     held_out: Batch | list[Batch] | None = None,
     every: int | None = None,
@@ -106,6 +108,7 @@ def fit_replicas(
         weight_decay: 0 or greater.
         momentum: of "sgd", in [0, 1).
         clip_norm: the largest norm of a replica's gradient over all its parameters.
+        precision: as in :func:`fit`.
         evaluate: ``evaluate(model)`` returns a dict of scalar tensors; runs under vmap in eval
             mode, without gradients.
         held_out: data to evaluate on: a tensor, tuple or dict, or a list of such, one per seed and
@@ -164,6 +167,7 @@ def fit_replicas(
     scores_of = evaluate and _scores_of(template, evaluate, held_out, copies)
     recorder = Recorder(replica_rows(range(seeds), settings), every, steps)
     active = torch.ones(len(recorder.rows), dtype=torch.bool, device=device)
+    low_precision = autocast(precision, device)
 
     with (
         isolated_rng(seed, device),
@@ -172,7 +176,8 @@ def fit_replicas(
     ):
         for step in range(1, steps + 1):
             before = {name: buffer.clone() for name, buffer in buffers.items()}
-            losses, after = losses_of(parameters, buffers, next(batches), knobs)
+            with low_precision:
+                losses, after = losses_of(parameters, buffers, next(batches), knobs)
             gradients = torch.autograd.grad(losses.sum(), trainable, allow_unused=True)
             losses = losses.detach()
             active = active & torch.isfinite(losses) & all_finite(gradients, losses)

@@ -1,0 +1,239 @@
+"""The command `lossbook sweep`, and what `report` and `run --all` have in common with it."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from lossbook import notebooks
+from lossbook._commands import bad_input
+
+
+@click.command()
+@click.argument("name", metavar="TARGET")
+@click.option(
+    "-p",
+    "assignments",
+    metavar="NAME=VALUE,…",
+    multiple=True,
+    help="Values for a parameter; may be repeated. Lists: -p 'widths=[64],[64,32]'.",
+)
+@click.option("--seeds", default="0:5", show_default=True, help="0:20 are 0 to 19; or 1,2,5.")
+@click.option("--scale", help="smoke (seconds), quick (the default) or full (minutes).")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="A running Dask cluster: tcp://10.0.0.7:8786 or its scheduler file "
+    "[default: this machine].",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes on this machine, one thread each [default: its cores].",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The sweep's folder [default: runs/TARGET].",
+)
+def sweep(
+    name: str,
+    assignments: tuple[str, ...],
+    seeds: str,
+    scale: str | None,
+    scheduler: str | None,
+    workers: int | None,
+    output: Path | None,
+) -> None:
+    """Run a notebook or a function with all combinations of values, each with every seed.
+
+    TARGET is a notebook (21, pair_weighting or a path), or package.module:function: it is called
+    with the parameters and seed by name, and returns a dict of scalars, a list of such dicts or a
+    DataFrame. `lossbook sweep 21 -p ms_beta=10,40,80 --seeds 0:20`
+
+    A run that is in DIR already is not done again, so that the same command goes on after an
+    interruption, and runs those that failed once more. `lossbook report DIR` draws the results.
+    """
+    from lossbook.sweeps import jobs, targets
+    from lossbook.sweeps.store import Store, records
+
+    with bad_input():
+        if scheduler and workers:
+            raise ValueError("--workers starts processes here; leave it out with --scheduler")
+        target = targets.find(name)
+        todo = jobs.grid(target, assignments, seeds, scale)
+        folder = output or Path("runs") / target.short
+        store = Store(folder)
+        others = {record["target"] for record in records(folder)} - {target.name}
+        if others:
+            raise ValueError(
+                f"{folder} holds runs of {', '.join(sorted(others))}; name another by -o"
+            )
+    failed = run_jobs(todo, store, scheduler, workers)
+    click.echo(f"`lossbook report {folder}` draws the results")
+    sys.exit(1 if failed else 0)
+
+
+def run_jobs(todo: list, store, scheduler: str | None = None, workers: int | None = None) -> bool:
+    """Runs what a store lacks, writes its table, prints a summary; returns whether a run failed."""
+    import bokeh  # noqa: F401  (to say what is missing before anything runs)
+    import pyarrow  # noqa: F401
+
+    from lossbook.sweeps.cluster import NoCluster
+    from lossbook.sweeps.driving import SchedulerLost
+    from lossbook.sweeps.store import NotWritten
+
+    missing = [job for job in todo if not store.has(job)]
+    failed: list[tuple] = []
+    try:
+        if missing:
+            _run_missing(missing, len(todo), store, failed, scheduler, workers)
+        store.write_table()
+    except NoCluster as error:
+        raise click.ClickException(str(error)) from error
+    except (SchedulerLost, NotWritten) as error:
+        raise click.ClickException(f"{error}\n{_how_to_go_on(todo, store)}") from error
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; {_how_to_go_on(todo, store)}", err=True)
+        sys.exit(130)
+    done = len(todo) - len(failed)
+    click.echo(
+        f"{done} of {len(todo)} runs are in {store.folder}, {len(todo) - len(missing)} were before"
+    )
+    _list_failures(failed)
+    return bool(failed)
+
+
+def _how_to_go_on(todo: list, store) -> str:
+    done = sum(store.has(job) for job in todo)
+    return f"{done} of {len(todo)} runs are in {store.folder}, the same command does the rest"
+
+
+def _run_missing(
+    missing: list,
+    total: int,
+    store,
+    failed: list,
+    scheduler: str | None,
+    workers: int | None,
+) -> None:
+    from lossbook.sweeps import cluster
+    from lossbook.sweeps.driving import drive
+    from lossbook.sweeps.progress import progress
+
+    workers = min(workers or cluster.cores(), len(missing))
+    with cluster.connected(scheduler, workers) as client:
+        click.echo(_workers_in_words(client), err=True)
+        with progress(total, total - len(missing)) as shown:
+
+            def finish(job, outcome: dict) -> None:
+                place = store.keep(job, outcome)
+                if "error" in outcome:
+                    failed.append((job, outcome["error"], place))
+                shown.add("error" in outcome)
+
+            drive(missing, client, finish, shown.tick)
+
+
+def _workers_in_words(client) -> str:
+    count = len(client.nthreads())
+    state = f"{count} worker{'s' if count > 1 else ''}" if count else "no worker yet, waiting"
+    return f"{state}; dashboard: {client.dashboard_link}"
+
+
+def _list_failures(failed: list[tuple], shown: int = 20) -> None:
+    if failed:
+        click.echo(f"{len(failed)} failed; the same command tries them again:", err=True)
+    for job, error, place in failed[:shown]:
+        name = "notebook.ipynb" if (place / "notebook.ipynb").is_file() else "record.json"
+        click.echo(f"  {job}: {error.splitlines()[0]}\n    {place / name}", err=True)
+    if len(failed) > shown:
+        click.echo(f"  and {len(failed) - shown} more in {failed[0][2].parent}", err=True)
+
+
+# The whole book
+
+BUDGET = 40  # seconds at quick scale, on two cores
+
+
+def run_book(scale: str | None, workers: int | None, output: Path | None) -> bool:
+    """Runs all notebooks that are written, and prints their times; returns whether one failed."""
+    from lossbook.sweeps.jobs import book
+    from lossbook.sweeps.store import Store, records
+
+    with bad_input():
+        todo = book(notebooks.written(), scale)
+        store = Store(output or Path("runs") / "book")
+    failed = run_jobs(todo, store, workers=workers)
+    by_run = {record["run"]: record for record in records(store.folder)}
+    _print_times([by_run[job.id] for job in todo if job.id in by_run])
+    return failed
+
+
+def _print_times(runs: list[dict]) -> None:
+    for run in runs:
+        quick = run["parameters"].get("scale", "quick") == "quick"
+        over = f"  over the budget of {BUDGET} s" if quick and run["seconds"] > BUDGET else ""
+        click.echo(f"{run['seconds']:7.1f} s  {run['target']}{over}")
+    click.echo(f"{sum(run['seconds'] for run in runs):7.1f} s  together")
+
+
+# The report
+
+
+def swept(folder: Path) -> bool:
+    """Whether a folder is a sweep's: it holds runs of one notebook or function."""
+    from lossbook.sweeps.store import failures, records
+
+    return len({record["target"] for record in records(folder) + failures(folder)}) == 1
+
+
+def latest_notebooks(place: Path) -> list[Path]:
+    """Returns the newest run of each notebook in a folder of runs; of another place, itself."""
+    from lossbook.sweeps.store import records
+
+    newest = {record["target"]: record["run"] for record in records(place)}
+    return [place / "runs" / run / "notebook.ipynb" for run in newest.values()] or [place]
+
+
+def report_sweep(
+    folder: Path,
+    output: Path | None,
+    form: str | None,
+    metrics: tuple[str, ...],
+    direction: str | None,
+    include_old: bool,
+) -> None:
+    """Draws what a sweep's runs say into a folder, or prints it as `form`, json or csv."""
+    import matplotlib  # noqa: F401  (to say what is missing)
+
+    from lossbook.sweeps import for_machines, measured
+    from lossbook.sweeps.store import failures, records
+
+    with bad_input():
+        sweep = measured.read(records(folder), metrics, direction, include_old)
+    if form == "json":
+        click.echo(for_machines.as_json(sweep))
+    elif form == "csv":
+        click.echo(for_machines.as_frame(sweep).to_csv(index=False), nl=False)
+    else:
+        _draw_report(sweep, failures(folder), output or folder / "report")
+
+
+def _draw_report(sweep, failed: list[dict], folder: Path) -> None:
+    from lossbook.sweeps.drawing import finding
+    from lossbook.sweeps.page import write
+
+    try:
+        page = write(sweep, failed, folder)
+    except OSError as error:
+        raise click.ClickException(f"{folder} can't be written to: {error}") from error
+    for metric in sweep.metrics:
+        click.echo(f"{metric.name}: {' '.join(finding(metric, sweep.knobs).split())}")
+    if sweep.n_left_out:
+        click.echo(f"{sweep.n_left_out} runs of other code are left out; --include-old adds them")
+    if failed:
+        click.echo(f"runs that failed and are missing: {len(failed)}")
+    click.echo(f"{page}, with its figures as PNG and SVG beside it")
