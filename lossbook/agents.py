@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,6 +122,7 @@ def fit_agents(
     recorder = Recorder(rows, every, steps)
 
     with (
+        closing(players),
         isolated_rng(seed, device),
         recorder.catch_interrupt(),
         progress_bar(steps, progress) as bar,
@@ -137,7 +139,6 @@ def fit_agents(
                 recorder.add_scores(step, {"return": players.returns()})
             bar(step)
 
-    players.close()
     history = recorder.history(learner.learned(), {}, learner.template)
     warn_of_stopped(history)
     return history
