@@ -89,10 +89,12 @@ def fit(
         checkpoint: a file with the state of the run. The same call goes on where the file stands,
             and ends, on the same machine, with the same bits as a run that was never interrupted.
             A call with more steps goes on further, one with other arguments is refused; that code
-            has changed is not seen. What lies outside the model, the optimizer, the data and
-            torch's random state is not in the file: make a loss's memory bank a part of the model.
+            has changed is not seen, nor what a loader or a sampler holds. What lies outside the
+            model, the optimizer, the data and torch's random state is not in the file: make a
+            loss's memory bank a part of the model.
         checkpoint_seconds: how often the file is written, besides at the end, at Ctrl-C and at
-            SIGTERM; 0 writes it at every step.
+            SIGTERM; 0 writes it at every step. After an exception the file is the last one
+            written.
         progress: whether to show a progress bar.
 
     Returns:
