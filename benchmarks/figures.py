@@ -36,7 +36,7 @@ def pairs(measured: pd.DataFrame) -> Shown:
         f"{geometric_mean(faster):.1f} times as long as lossbook (geometric mean).",
         f"Without NT-Xent and InfoNCE, for which the peer needs memory of the order N cubed: "
         f"{geometric_mean(square):.1f} times, between {square.min():.1f} and {square.max():.1f}.",
-        "By loss: " + "; ".join(f"{case} {ratio:.3g}" for case, ratio in by_case.items()) + ".",
+        "By loss: " + "; ".join(f"{case} {ratio:,.1f}" for case, ratio in by_case.items()) + ".",
         _memory_of_nt_xent(nt_xent, largest),
     ]
     fig, (left, right) = plots.figure(11, 4.4, columns=2)

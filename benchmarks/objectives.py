@@ -17,7 +17,13 @@ ABOUT = """\
 Forward and backward pass of every function that the catalog lists, and of the standard losses, on n
 samples of 128 dimensions, 100 classes and 1,000 outputs, at their defaults. An exponent of 1 is
 growth in proportion to n, 2 is that of a matrix of all pairs. More operators at the larger size
-means a loop in Python: over chunks where memory has to stay small, never over samples."""
+means a loop in Python: over chunks where memory has to stay small, never over samples.
+
+What stays slow or quadratic, and why: Mann-Whitney retrieval compares each positive with the
+negatives of all queries, and Metrix mixes each positive with each negative: that is their formula.
+UNPG needs quartiles over all pairs, the kernel and Hilbert classifiers all distances, two-way
+partial AUC and uniformity a log of a sum over all pairs. The pair losses hold 2,048 x 2,048
+similarities since the dense way still pays at that size; above it they take chunks."""
 SIZES, SMALL = (512, 2048), (64, 256)
 CLASSES, DIMENSIONS, LABELS = 100, 128, 1000
 MODEL_CLASSES = 6  # of the model in tests/conformance.py
