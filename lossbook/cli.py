@@ -347,10 +347,12 @@ def bench(options: tuple[str, ...]) -> None:
 @click.option("--csv", "form", flag_value="csv", help="Print a sweep's settings as CSV instead.")
 @click.option("--metric", "metrics", multiple=True, help="Of a sweep: only this; may be repeated.")
 @click.option(
-    "--direction",
-    type=click.Choice(("higher", "lower")),
-    help="Of a sweep: which values are better [default: as claimed, or by the metric's name].",
+    "--higher",
+    metavar="METRIC",
+    multiple=True,
+    help="Of a sweep: its higher values are better [default: as claimed, or by its name].",
 )
+@click.option("--lower", metavar="METRIC", multiple=True, help="Of a sweep: its lower ones are.")
 @click.option("--include-old", is_flag=True, help="Of a sweep: also runs of earlier code.")
 @click.option(
     "-o",
@@ -366,8 +368,9 @@ def report(paths: tuple[Path, ...], form: str | None, output: Path | None, **opt
     smallest effect that they could have shown, and its verdict. Without a PATH it reads the
     notebooks of the book; a PATH is a notebook or a folder of them.
 
-    If PATH is the folder of a sweep, it draws every metric against each knob, with 95 % bands over
-    seeds, and over each pair of knobs, as PNG, SVG and one HTML page that needs no other file.
+    If PATH is the folder of a sweep, it draws every metric against each knob, with 95 % intervals
+    over seeds, over each pair of knobs, and as differences from the best setting, as PNG, SVG and
+    one HTML page that needs no other file.
     """
     from lossbook import ledger
     from lossbook.sweep_cli import latest_notebooks, report_sweep, swept

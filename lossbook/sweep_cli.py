@@ -82,14 +82,15 @@ def run_jobs(todo: list, store, scheduler: str | None = None, workers: int | Non
     import pyarrow  # noqa: F401
 
     from lossbook.sweeps.cluster import NoCluster
-    from lossbook.sweeps.driving import SchedulerLost
+    from lossbook.sweeps.driving import SchedulerLost, one_interrupt
     from lossbook.sweeps.store import NotWritten
 
     missing = [job for job in todo if not store.has(job)]
     failed: list[tuple] = []
     try:
         if missing:
-            _run_missing(missing, len(todo), store, failed, scheduler, workers)
+            with one_interrupt():
+                _run_missing(missing, len(todo), store, failed, scheduler, workers)
         store.write_table()
     except NoCluster as error:
         raise click.ClickException(str(error)) from error
@@ -99,11 +100,25 @@ def run_jobs(todo: list, store, scheduler: str | None = None, workers: int | Non
         click.echo(f"\ninterrupted; {_how_to_go_on(todo, store)}", err=True)
         sys.exit(130)
     done = len(todo) - len(failed)
-    click.echo(
-        f"{done} of {len(todo)} runs are in {store.folder}, {len(todo) - len(missing)} were before"
-    )
+    before = len(todo) - len(missing)
+    click.echo(f"{done} of {len(todo)} runs are in {store.folder}, {before} of them from before")
+    _count_others(todo, store)
     _list_failures(failed)
     return bool(failed)
+
+
+def _count_others(todo: list, store) -> None:
+    """Says what else is in the folder: runs of other values, and of code as it was."""
+    from lossbook.sweeps.store import records
+
+    asked = {job.id for job in todo}
+    code = {(job.target.name, job.target.fingerprint) for job in todo}
+    others = [record for record in records(store.folder) if record["run"] not in asked]
+    old = sum((record["target"], record["fingerprint"]) not in code for record in others)
+    if len(others) > old:
+        click.echo(f"{len(others) - old} runs with other values or seeds are there too")
+    if old:
+        click.echo(f"{old} runs of earlier code stay there; the report leaves them out")
 
 
 def _how_to_go_on(todo: list, store) -> str:
@@ -184,10 +199,17 @@ def _print_times(runs: list[dict]) -> None:
 
 
 def swept(folder: Path) -> bool:
-    """Whether a folder is a sweep's: it holds runs of one notebook or function."""
+    """Whether a folder is a sweep's: it holds runs of one notebook or function.
+
+    Raises:
+        ValueError: it is made for a sweep's runs and holds none.
+    """
     from lossbook.sweeps.store import failures, records
 
-    return len({record["target"] for record in records(folder) + failures(folder)}) == 1
+    found = records(folder) + failures(folder)
+    if not found and (folder / "runs").is_dir() and (folder / "failed").is_dir():
+        raise ValueError(f"the sweep in {folder} has no run yet; the same command runs it")
+    return len({record["target"] for record in found}) == 1
 
 
 def latest_notebooks(place: Path) -> list[Path]:
@@ -203,7 +225,8 @@ def report_sweep(
     output: Path | None,
     form: str | None,
     metrics: tuple[str, ...],
-    direction: str | None,
+    higher: tuple[str, ...],
+    lower: tuple[str, ...],
     include_old: bool,
 ) -> None:
     """Draws what a sweep's runs say into a folder, or prints it as `form`, json or csv."""
@@ -213,27 +236,30 @@ def report_sweep(
     from lossbook.sweeps.store import failures, records
 
     with bad_input():
-        sweep = measured.read(records(folder), metrics, direction, include_old)
+        sweep = measured.read(records(folder), metrics, higher, lower, include_old)
+    failed = failures(folder)
     if form == "json":
-        click.echo(for_machines.as_json(sweep))
+        click.echo(for_machines.as_json(sweep, len(failed)))
     elif form == "csv":
         click.echo(for_machines.as_frame(sweep).to_csv(index=False), nl=False)
     else:
-        _draw_report(sweep, failures(folder), output or folder / "report")
+        _draw_report(sweep, failed, folder, output or folder / "report")
+    if failed:
+        click.echo(f"runs that failed and are missing: {len(failed)}", err=bool(form))
 
 
-def _draw_report(sweep, failed: list[dict], folder: Path) -> None:
-    from lossbook.sweeps.drawing import finding
+def _draw_report(sweep, failed: list[dict], folder: Path, output: Path) -> None:
+    from lossbook.sweeps import words
     from lossbook.sweeps.page import write
 
     try:
-        page = write(sweep, failed, folder)
+        page = write(sweep, failed, folder, output)
     except OSError as error:
-        raise click.ClickException(f"{folder} can't be written to: {error}") from error
+        raise click.ClickException(f"{output} can't be written to: {error}") from error
     for metric in sweep.metrics:
-        click.echo(f"{metric.name}: {' '.join(finding(metric, sweep.knobs).split())}")
+        click.echo(f"{metric.name}: {' '.join(words.finding(metric).split())}")
+        for remark in words.remarks(metric):
+            click.echo(f"  {remark}")
     if sweep.n_left_out:
         click.echo(f"{sweep.n_left_out} runs of other code are left out; --include-old adds them")
-    if failed:
-        click.echo(f"runs that failed and are missing: {len(failed)}")
     click.echo(f"{page}, with its figures as PNG and SVG beside it")

@@ -73,8 +73,10 @@ def connected(scheduler: str | None, workers: int) -> Iterator["Client"]:
 def _client(address: str) -> "Client":
     from distributed import Client
 
+    is_file = address.endswith(".json")
+    if is_file and not Path(address).is_file():
+        raise NoCluster(f"there is no scheduler file {address}")
     try:
-        is_file = address.endswith(".json")
         found = json.loads(Path(address).read_text("utf-8"))["address"] if is_file else address
         return Client(found, timeout=PATIENCE)
     except (OSError, ValueError) as error:

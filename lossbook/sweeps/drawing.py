@@ -9,13 +9,18 @@ from textwrap import fill
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from lossbook import plots
-from lossbook.sweeps.measured import Metric, in_words, setting, shown
+from lossbook.sweeps.estimates import FEW
+from lossbook.sweeps.measured import Metric
+from lossbook.sweeps.words import finding, in_words, setting, shown
 
 MOST_LINES = 5  # values of a second knob that one figure shows as lines
 MOST_TICKS = 10  # values of a knob that each have their tick
 MOST_NUMBERS = 60  # cells of a heat map that have room for their number
+WIDE = 5  # ratio of a knob's values from which they are drawn on a logarithmic axis
+DODGE = 7  # points between the bars of neighboring lines
 
 
 @dataclass(frozen=True)
@@ -27,35 +32,37 @@ class Picture:
     alt: str
 
 
-def pictures(metric: Metric, knobs: list[str]) -> Iterator[Picture]:
+def pictures(metric: Metric) -> Iterator[Picture]:
     """Draws a metric against each knob, and over each pair of knobs; against seeds without any."""
-    if not knobs:
+    if not metric.knobs:
         yield _over_seeds(metric)
-    for knob in knobs:
-        yield _curve(metric, knob, [other for other in knobs if other != knob])
-    for pair in combinations(knobs, 2):
-        yield _heat_map(metric, *pair, [other for other in knobs if other not in pair])
+    for knob in metric.knobs:
+        yield _curve(metric, knob, [other for other in metric.knobs if other != knob])
+    for pair in combinations(metric.knobs, 2):
+        yield _heat_map(metric, *pair, [other for other in metric.knobs if other not in pair])
 
 
-def finding(metric: Metric, knobs: list[str]) -> str:
-    """Returns which setting is best, as a figure's title."""
-    best = metric.best
-    if not knobs:
-        return f"Mean of {metric.label}: {in_words(best)}"
-    word = "Highest" if metric.higher else "Lowest"
-    return f"{word} {metric.label} at {setting(best, knobs)}:\n{in_words(best)}"
+def _slice(metric: Metric, others: list[str]) -> tuple[pandas.DataFrame, str]:
+    """The settings that have the best one's values of the other knobs, and those values.
 
-
-def _at_best(metric: Metric, others: list[str]) -> pandas.DataFrame:
-    """The settings that have the best one's values of the other knobs."""
+    Without a best one they have the first one's.
+    """
+    center = metric.settings.iloc[0] if metric.best is None else metric.best
     rows = metric.settings
     for other in others:
-        rows = rows[rows[other].map(shown) == shown(metric.best[other])]
-    return rows
+        rows = rows[rows[other].map(shown) == shown(center[other])]
+    return rows, setting(center, others)
+
+
+def _title(metric: Metric, place: str, width: float) -> str:
+    """The finding, and where the figure is a slice, at which values; in lines that fit."""
+    lines = finding(metric).split("\n") + ([f"Here: {place}"] if place else [])
+    return "\n".join(fill(line, round(11 * width)) for line in lines)
 
 
 def _axis_label(metric: Metric) -> str:
-    return fill(f"{metric.label} ({'higher' if metric.higher else 'lower'} is better)", 40)
+    better = {True: " (higher is better)", False: " (lower is better)", None: ""}
+    return fill(f"{metric.title}{better[metric.higher]}", 30)
 
 
 def _over_seeds(metric: Metric) -> Picture:
@@ -63,10 +70,11 @@ def _over_seeds(metric: Metric) -> Picture:
     mean = metric.settings.iloc[0]
     ax.plot(metric.values["seed"], metric.values["value"], "o")
     ax.axhline(mean["mean"], color=plots.PALETTE[0], lw=1)
-    ax.axhspan(mean["low"], mean["high"], color=plots.PALETTE[0], alpha=0.2, lw=0)
+    if mean["n"] >= FEW:
+        ax.axhspan(mean["low"], mean["high"], color=plots.PALETTE[0], alpha=0.2, lw=0)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="seed", ylabel=_axis_label(metric), title=finding(metric, []))
-    alt = f"{finding(metric, [])}. One point a seed; the band is the mean's."
+    ax.set(xlabel="seed", ylabel=_axis_label(metric), title=_title(metric, "", 6.4))
+    alt = f"{finding(metric)}. One point a seed; the line is their mean, a band its interval."
     return Picture("seeds", fig, alt)
 
 
@@ -76,30 +84,30 @@ def _over_seeds(metric: Metric) -> Picture:
 def _curve(metric: Metric, knob: str, others: list[str]) -> Picture:
     fig, ax = plots.figure(6.8, 4)
     by = _knob_of_lines(metric, others)
-    rows = metric.settings if by else _at_best(metric, others)
+    rows, place = (metric.settings, "") if by else _slice(metric, others)
     groups = list(rows.groupby(by, dropna=False)) if by else [("", rows)]
     numeric = _is_numeric(rows[knob])
     ticks = _names_in_order(rows[knob])
-    for place, (value, group) in enumerate(groups):
+    for at, (value, group) in enumerate(groups):
+        x = [float(v) if numeric else ticks.index(shown(v)) for v in group[knob]]
+        shift = DODGE * (at - (len(groups) - 1) / 2)
         label = f"{by} = {shown(value)}" if by else None
-        if numeric:
-            _band(ax, group[knob].astype(float), group, label)
-        else:
-            shift = 0.12 * (place - (len(groups) - 1) / 2)
-            _bars(ax, [ticks.index(shown(v)) + shift for v in group[knob]], group, label)
+        _points(ax, x, group, metric, shift, plots.PALETTE[at], "o-" if numeric else "o", label)
     if numeric:
         _number_axis(ax, rows[knob])
     else:
         _name_ticks(ax, "x", ticks)
-    if rows["low"].min() < 0 < rows["high"].max():
-        ax.axhline(0, color="0.6", lw=1, zorder=0)
+        ax.autoscale()
+        ax.set_xlim(-0.5, len(ticks) - 0.5)
     if by:
-        ax.legend()
-    title = finding(metric, [knob, *others])
-    ax.set(xlabel=f"{knob} ({_counts(rows)} seeds, 95 % intervals)", ylabel=_axis_label(metric))
-    ax.set_title(title)
-    points = "; ".join(f"{shown(row[knob])}: {in_words(row)}" for _, row in rows.iterrows())
-    alt = f"{title}. {metric.label} against {knob}: {points}" if len(rows) <= 12 else title
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    title = _title(metric, place, 6.8)
+    ax.set(xlabel=f"{knob} ({_counts(rows)})", ylabel=_axis_label(metric))
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    points = "; ".join(
+        f"{setting(row, metric.knobs)}: {in_words(row)}" for _, row in rows.iterrows()
+    )
+    alt = f"{title}. {metric.title} against {knob}. {points}" if len(rows) <= 12 else title
     return Picture(knob, fig, alt)
 
 
@@ -109,20 +117,36 @@ def _knob_of_lines(metric: Metric, others: list[str]) -> str:
     return others[0] if few else ""
 
 
-def _band(ax, x: pandas.Series, rows: pandas.DataFrame, label: str | None) -> None:
-    (line,) = ax.plot(x, rows["mean"], "o-", label=label)
-    ax.fill_between(x, rows["low"], rows["high"], color=line.get_color(), alpha=0.2, lw=0)
-
-
-def _bars(ax, x: list[float], rows: pandas.DataFrame, label: str | None) -> None:
-    errors = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
-    ax.errorbar(x, rows["mean"], errors, fmt="o", capsize=3, label=label)
+def _points(
+    ax,
+    x: list[float],
+    rows: pandas.DataFrame,
+    metric: Metric,
+    shift: float,
+    color: str,
+    style: str,
+    label: str | None,
+) -> None:
+    """Means with their intervals; where seeds are few, with the seeds' values."""
+    moved = ax.transData + ScaledTranslation(shift / 72, 0, ax.figure.dpi_scale_trans)
+    bars = {"fmt": style, "capsize": 3, "lw": 1.2, "color": color, "label": label}
+    half = (rows["high"] - rows["mean"]).where(rows["n"] >= FEW)
+    ax.errorbar(x, rows["mean"], half, **bars, transform=moved)
+    seen = [*zip(x, rows["mean"] - half, strict=True), *zip(x, rows["mean"] + half, strict=True)]
+    for at, (place, row) in zip(x, rows.iterrows(), strict=True):
+        if row["n"] < FEW:
+            seeds = metric.values.loc[metric.values["setting"] == place, "value"]
+            ax.plot([at] * len(seeds), seeds, ".", color=color, alpha=0.5, transform=moved)
+            seen += [(at, seed) for seed in seeds]
+    ax.update_datalim([point for point in seen if np.isfinite(point[1])])  # moved lines don't
 
 
 def _number_axis(ax, values: pandas.Series) -> None:
     """Ticks at the knob's values, if there are few, on a logarithmic axis if they suit it."""
-    if is_geometric(values):
+    if is_logarithmic(values):
         ax.set_xscale("log")
+    ax.margins(x=0.1)
+    ax.autoscale()
     points = np.unique(values.astype(float))
     if len(points) <= MOST_TICKS:
         ax.set_xticks(points, [f"{point:g}" for point in points])
@@ -133,41 +157,56 @@ def _is_numeric(values: pandas.Series) -> bool:
     return all(isinstance(v, Real | np.number) and not isinstance(v, bool) for v in values)
 
 
-def is_geometric(values: pandas.Series) -> bool:
-    """Whether a knob's values are spaced more evenly on a logarithmic axis than on a linear one."""
-    points = np.unique(values.astype(float))
-    if len(points) < 3 or points[0] <= 0:
-        return False
-    linear, logarithmic = np.diff(points), np.diff(np.log(points))
-    return bool(logarithmic.std() / logarithmic.mean() < linear.std() / linear.mean())
+def is_logarithmic(values: pandas.Series) -> bool:
+    """Whether a knob's values are positive and lie apart by a factor of 5 or more."""
+    return bool(values.min() > 0 and values.max() >= WIDE * values.min())
 
 
 def _counts(rows: pandas.DataFrame) -> str:
     fewest, most = rows["n"].min(), rows["n"].max()
-    return f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
+    n = f"{most} seed{'s' if most > 1 else ''}" if fewest == most else f"{fewest} to {most} seeds"
+    if most < FEW:
+        return f"{n}, each a small point"
+    return f"{n}, 95 % intervals" + (f" from {FEW} seeds" if fewest < FEW else "")
 
 
 # Over two knobs
 
 
 def _heat_map(metric: Metric, down: str, across: str, others: list[str]) -> Picture:
-    rows = _at_best(metric, others)
+    rows, place = _slice(metric, others)
     rows_of_map, columns = (_names_in_order(rows[knob]) for knob in (down, across))
     named = rows.assign(**{knob: rows[knob].map(shown) for knob in (down, across)})
-    wide = named.pivot(index=down, columns=across, values="mean")
-    grid = wide.reindex(index=rows_of_map, columns=columns).to_numpy()
-    fig, ax = plots.figure(max(6.4, 2.6 + 0.75 * grid.shape[1]), 2 + 0.5 * grid.shape[0])
-    image = ax.imshow(grid, cmap="viridis" if metric.higher else "viridis_r", aspect="auto")
+    named["half"] = (named["high"] - named["mean"]).where(named["n"] >= FEW)
+    means, halves = (
+        named.pivot(index=down, columns=across, values=column)
+        .reindex(index=rows_of_map, columns=columns)
+        .to_numpy()
+        for column in ("mean", "half")
+    )
+    width = max(6.8, 2.6 + 1.1 * means.shape[1])
+    fig, ax = plots.figure(width, 2 + 0.6 * means.shape[0])
+    low, high = _color_range(means, halves)
+    colors = "viridis_r" if metric.higher is False else "viridis"
+    image = ax.imshow(means, cmap=colors, aspect="auto", vmin=low, vmax=high)
     fig.colorbar(image, ax=ax, label=_axis_label(metric))
-    if grid.size <= MOST_NUMBERS:
-        _write_numbers(ax, grid, image)
+    if means.size <= MOST_NUMBERS:
+        _write_numbers(ax, means, halves, image)
     _name_ticks(ax, "x", columns)
     _name_ticks(ax, "y", rows_of_map)
-    title = finding(metric, [down, across, *others])
+    title = _title(metric, place, width)
     ax.set(xlabel=across, ylabel=down)
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    alt = f"{title}. Heat map of {metric.label}, mean over seeds."
+    alt = f"{title}. Heat map of {metric.title}, mean over seeds, with the 95 % intervals' halves."
     return Picture(f"{down}-{across}", fig, alt)
+
+
+def _color_range(means: np.ndarray, halves: np.ndarray) -> tuple[float, float]:
+    """The means' range, or that of a typical interval where it is wider."""
+    low, high = np.nanmin(means), np.nanmax(means)
+    half = np.nanmedian(halves) if np.isfinite(halves).any() else 0
+    middle = (low + high) / 2
+    return min(low, middle - half), max(high, middle + half)
 
 
 def _names_in_order(values: pandas.Series) -> list[str]:
@@ -175,11 +214,16 @@ def _names_in_order(values: pandas.Series) -> list[str]:
     return list(dict.fromkeys(map(shown, sorted(values) if _is_numeric(values) else values)))
 
 
-def _write_numbers(ax, grid: np.ndarray, image) -> None:
-    for (i, j), value in np.ndenumerate(grid):
+def _write_numbers(ax, means: np.ndarray, halves: np.ndarray, image) -> None:
+    largest = np.nanmax(np.abs(means)) or 1.0
+    digits = max(0, 2 - int(np.floor(np.log10(largest))))
+    form = f".{digits}f" if digits < 6 else ".2e"
+    for (i, j), value in np.ndenumerate(means):
         if np.isfinite(value):
             dark = sum(image.cmap(image.norm(value))[:3]) < 1.5
-            ax.text(j, i, f"{value:.3g}", ha="center", va="center", color="w" if dark else "k")
+            spread = f"\n±{halves[i, j]:{form}}" if np.isfinite(halves[i, j]) else ""
+            ax.text(j, i, f"{value:{form}}{spread}", ha="center", va="center", fontsize=9,
+                    color="w" if dark else "k")  # fmt: skip
 
 
 def _name_ticks(ax, axis: str, names: list[str]) -> None:

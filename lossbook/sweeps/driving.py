@@ -5,7 +5,9 @@ is killed loses the runs in progress and nothing else.
 """
 
 import queue
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lossbook.sweeps import tasks
@@ -19,6 +21,22 @@ KILLER = "its worker died each time it ran, the last time alone (was the memory 
 
 class SchedulerLost(Exception):
     """The cluster's scheduler has gone away."""
+
+
+@contextmanager
+def one_interrupt() -> Iterator[None]:
+    """Hears Ctrl-C once, and no more from then on, so that nothing disturbs the cluster's end."""
+
+    def interrupt(number, frame):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, before)
 
 
 def drive(

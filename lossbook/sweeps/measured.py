@@ -1,4 +1,4 @@
-"""What a sweep's runs say: each metric at each setting, with its 95 % interval over seeds."""
+"""What a sweep's runs measured: each metric, from their records."""
 
 import json
 import re
@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 import pandas
-from scipy import stats
 
-LEVEL = 0.95
-COLUMNS = {"run", "code", "metric", "label", "direction", "by_default", "value"}
-COLUMNS |= {"n", "mean", "low", "high"}
-LOWER = {"loss", "error", "errors", "perplexity", "deviation", "nll", "ece", "brier", "mse", "mae"}
+from lossbook.sweeps.estimates import Estimates, estimate, idle
+
+COLUMNS = {"run", "code", "metric", "label", "direction", "by_default", "value", "setting"}
+COLUMNS |= {"n", "mean", "low", "high", "pairs"}
+COLUMNS |= {"difference", "difference_low", "difference_high"}
+LOWER = {"loss", "losses", "error", "errors", "perplexity", "deviation", "nll", "ece", "brier"}
+LOWER |= {"mse", "mae", "rmse", "seconds", "minutes", "hours", "time", "latency", "memory"}
 """Words in a metric's name by which a lower value is better."""
+HIGHER = {"accuracy", "acc", "recall", "precision", "auc", "auroc", "map", "mrr", "ndcg", "nmi"}
+HIGHER |= {"score", "f", "likelihood", "throughput"}
+"""Words by which a higher value is better, if none of the others is there."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,9 @@ class Sweep:
         code: its fingerprint and the package's version, of each kind of run that is used.
         n_runs: how many runs are used.
         n_left_out: how many runs of other code there are.
-        knobs: the names of what differs between settings.
+        knobs: the names of the parameters that differ between runs.
         metrics: what was measured.
+        runs: the records that are used, by their run.
     """
 
     target: str
@@ -35,6 +41,7 @@ class Sweep:
     n_left_out: int
     knobs: list[str]
     metrics: list["Metric"]
+    runs: dict[str, dict]
 
 
 @dataclass(frozen=True)
@@ -44,30 +51,55 @@ class Metric:
     Attributes:
         name: by which `--metric` finds it.
         label: what stands at an axis.
-        higher: whether a higher value is better.
-        values: one row a run, with its seed, the knobs and "value".
+        where: the texts that tell it from others of its name, such as a data set.
+        higher: whether a higher value is better; None where nothing says so.
+        knobs: the parameters that it depends on.
+        idle: those at whose every value it is the same.
         n_missing: how many runs have no finite value.
-        settings: one row a setting, with the knobs, "n", "mean", "low" and "high".
+        estimates: its settings; their parts are attributes of the metric too.
     """
 
     name: str
     label: str
-    higher: bool
-    values: pandas.DataFrame
+    where: dict[str, str]
+    higher: bool | None
+    knobs: list[str]
+    idle: list[str]
     n_missing: int
-    settings: pandas.DataFrame
+    estimates: Estimates
 
     @property
-    def best(self) -> pandas.Series:
-        """The setting with the best mean."""
-        mean = self.settings["mean"]
-        return self.settings.loc[mean.idxmax() if self.higher else mean.idxmin()]
+    def title(self) -> str:
+        """Its label and where it was measured."""
+        return ", ".join([self.label, *(f"{name} = {text}" for name, text in self.where.items())])
+
+    @property
+    def values(self) -> pandas.DataFrame:
+        """One row for each seed of a setting."""
+        return self.estimates.values
+
+    @property
+    def settings(self) -> pandas.DataFrame:
+        """One row a setting."""
+        return self.estimates.settings
+
+    @property
+    def common(self) -> int:
+        """How many seeds all settings have."""
+        return self.estimates.common
+
+    @property
+    def best(self) -> pandas.Series | None:
+        """The setting with the best mean over the seeds that all have, if better is known."""
+        place = self.estimates.best
+        return None if place is None else self.settings.astype(object).loc[place]
 
 
 def read(
     found: list[dict],
     names: Sequence[str] = (),
-    direction: str | None = None,
+    higher: Sequence[str] = (),
+    lower: Sequence[str] = (),
     include_old: bool = False,
 ) -> Sweep:
     """Returns what the records of a sweep say.
@@ -76,10 +108,11 @@ def read(
         found: records of complete runs, by time.
         names: metrics; none takes all that runs returned or logged, and the difference of each
             measured claim. `PAPER/CLAIM treatment` is a treatment's mean.
-        direction: "higher" or "lower", what is better; None takes what a claim says, or goes by
-            the metric's name.
-        include_old: whether runs of other code than the newest run's count too; what code it was
-            is then a knob.
+        higher: metrics whose higher values are better; what is named in neither list goes by what
+            a claim says, or by the words in its name.
+        lower: metrics whose lower values are better.
+        include_old: whether runs of other code than the newest run's count too, each code for
+            itself.
 
     Raises:
         ValueError: there is no such metric, or none at all.
@@ -90,12 +123,15 @@ def read(
     used = [record for record in found if include_old or _code(record) == code]
     frame = pandas.DataFrame([row for record in used for row in _measurements(record)])
     codes = sorted({_code(record) for record in used})
-    knobs = _varied(used) + _text_columns(used) + (["code"] if len(codes) > 1 else [])
+    knobs = _varied(used)
+    texts = _text_columns(used) + (["code"] if len(codes) > 1 else [])
+    _chosen(frame, [*higher, *lower])
     metrics = []
     for name in _chosen(frame, names):
         rows = frame[frame["metric"] == name]
-        higher = _is_higher_better(name, rows["direction"].iloc[0], direction)
-        metrics.append(_metric(name, rows, knobs, higher))
+        claimed = rows["direction"].iloc[0]
+        wish = "higher" if name in higher else "lower" if name in lower else claimed
+        metrics += _metrics(name, rows, knobs, texts, _is_higher_better(name, wish))
     return Sweep(
         target=found[-1]["target"],
         code=codes,
@@ -103,6 +139,7 @@ def read(
         n_left_out=len(found) - len(used),
         knobs=knobs,
         metrics=metrics,
+        runs={record["run"]: record for record in used},
     )
 
 
@@ -180,61 +217,37 @@ def _chosen(frame: pandas.DataFrame, names: Sequence[str]) -> list[str]:
     return list(names) or by_default or known
 
 
-def _is_higher_better(name: str, claimed: str | None, direction: str | None) -> bool:
-    if direction or claimed:
-        return (direction or claimed) == "higher"
-    return LOWER.isdisjoint(re.split(r"[^a-z]+", name.lower()))
+def _is_higher_better(name: str, direction: str | None) -> bool | None:
+    if direction:
+        return direction == "higher"
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    return False if words & LOWER else True if words & HIGHER else None
 
 
-# Settings
-
-
-def _metric(name: str, rows: pandas.DataFrame, knobs: list[str], higher: bool) -> Metric:
+def _metrics(
+    name: str, rows: pandas.DataFrame, knobs: list[str], texts: list[str], higher: bool | None
+) -> Iterable[Metric]:
+    """One metric for each combination of texts, such as each data set."""
     rows = rows.assign(value=pandas.to_numeric(rows["value"]).astype(float))
-    keys = ["run", "seed", *knobs]
-    values = rows.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
-    finite = values[values["value"].notna()]
-    if finite.empty:
+    if rows["value"].isna().all():
         raise ValueError(f"{name} is finite in no run")
-    return Metric(
-        name=name,
-        label=rows["label"].iloc[0],
-        higher=higher,
-        values=finite,
-        n_missing=len(values) - len(finite),
-        settings=_settings(finite, knobs),
-    )
-
-
-def _settings(values: pandas.DataFrame, knobs: list[str]) -> pandas.DataFrame:
-    """The mean of each setting and its t interval, over seeds."""
-    by_seed = values.groupby(["seed", *knobs], dropna=False)["value"].mean().reset_index()
-    if not knobs:
-        return pandas.DataFrame([interval(by_seed["value"])])
-    found = []
-    for setting, group in by_seed.groupby(knobs, dropna=False):
-        found.append({**dict(zip(knobs, setting, strict=True)), **interval(group["value"])})
-    return pandas.DataFrame(found)
-
-
-def interval(values: pandas.Series) -> dict[str, float]:
-    """Returns "n", "mean", and "low" and "high" of the 95 % t interval (NaN for one value)."""
-    n, mean = len(values), values.mean()
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std() / n**0.5 if n > 1 else float("nan")
-    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half}
-
-
-def setting(row: pandas.Series, knobs: Iterable[str]) -> str:
-    """Returns a setting in words: `beta = 10, margin = 0.5`."""
-    return ", ".join(f"{knob} = {shown(row[knob])}" for knob in knobs)
-
-
-def shown(value: object) -> str:
-    """Returns a knob's value as it is shown."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def in_words(row: pandas.Series) -> str:
-    """Returns a mean with its interval: `0.712 [0.690, 0.734], n = 20`."""
-    spread = f" [{row['low']:.3g}, {row['high']:.3g}]" if row["n"] > 1 else ""
-    return f"{row['mean']:.3g}{spread}, n = {row['n']:.0f}"
+    parts = rows.groupby(texts, sort=False, dropna=False) if texts else [((), rows)]
+    for key, part in parts:
+        keys = ["run", "seed", *knobs]
+        values = part.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
+        finite = values[values["value"].notna()]
+        if finite.empty:
+            continue
+        n_missing = len(values) - len(finite)
+        without = [] if n_missing else idle(values, knobs)
+        own = [knob for knob in knobs if knob not in without]
+        yield Metric(
+            name=name,
+            label=part["label"].iloc[0],
+            where={text: value for text, value in zip(texts, key, strict=True) if value == value},
+            higher=higher,
+            knobs=own,
+            idle=without,
+            n_missing=n_missing,
+            estimates=estimate(finite, own, higher),
+        )

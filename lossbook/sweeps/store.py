@@ -100,6 +100,7 @@ def _record(job: Job, outcome: dict) -> dict:
         "fingerprint": job.target.fingerprint,
         "version": __version__,
         "parameters": job.parameters,
+        "given": list(job.given),
         "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         **{name: value for name, value in outcome.items() if name not in ("notebook", "output")},
     }

@@ -49,9 +49,16 @@ def find(name: str) -> Target:
     Raises:
         ValueError: there is no such notebook or function, or a sweep can't call it.
     """
-    if ":" in name and not name.endswith(".ipynb"):
-        return function_target(name, str(Path.cwd()))
-    return notebook_target(notebooks.find(name))
+    module, colon, function = name.partition(":")
+    if name.endswith(".ipynb") or not colon:
+        if Path(f"{name.removesuffix('.py').replace('.', '/')}.py").is_file():
+            module = name.removesuffix(".py").replace("/", ".")
+            raise ValueError(f"{name} is a module; name its function, such as {module}:run")
+        return notebook_target(notebooks.find(name))
+    if module.endswith(".py"):
+        module = module.removesuffix(".py").replace("/", ".")
+        raise ValueError(f"{name} must be module:function; write {module}:{function}")
+    return function_target(name, str(Path.cwd()))
 
 
 def notebook_target(path: Path) -> Target:

@@ -4,13 +4,14 @@ import errno
 import json
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
 import pandas
 import pytest
 from click.testing import CliRunner
-from sweep_reader import wait_for
+from sweep_reader import EXPERIMENT, wait_for
 
 from lossbook.cli import main
 from lossbook.sweeps import store
@@ -22,7 +23,7 @@ SWEEP = ("sweep", "experiment:run", "-o", "out")
 def test_a_grid_of_a_function_on_two_workers(reader):
     code, out, err = reader.lossbook(*SWEEP, "-p", "beta=1,2", "--seeds", "0:4", "--workers", "2")
     assert code == 0, err
-    assert "8 of 8 runs are in out, 0 were before" in out
+    assert "8 of 8 runs are in out, 0 of them from before" in out
     assert "2 workers; dashboard: http://127.0.0.1:" in err and "8 of 8 runs, " in err
     frame = pandas.read_parquet(reader.folder / "out" / "records.parquet")
     assert len(frame) == 8 and sorted(frame["run"]) == reader.runs("out/runs")
@@ -32,8 +33,15 @@ def test_a_grid_of_a_function_on_two_workers(reader):
     assert printed == {f"seed {seed}\n" for seed in range(4)}
 
     code, out, err = reader.lossbook(*SWEEP, "-p", "beta=1,2.0", "--seeds", "0:5")
-    assert code == 0 and "10 of 10 runs are in out, 8 were before" in out
+    assert code == 0 and "10 of 10 runs are in out, 8 of them from before" in out
     assert len(reader.started()) == 10
+
+    reader.write_experiment(EXPERIMENT + "# a comment\n")
+    code, out, err = reader.lossbook(*SWEEP, "--seeds", "0:1")
+    assert code == 0 and "1 of 1 runs are in out, 0 of them from before" in out
+    assert "10 runs of earlier code stay there; the report leaves them out" in out
+    code, out, err = reader.lossbook(*SWEEP, "--seeds", "1:2")
+    assert "1 runs with other values or seeds are there too" in out
 
 
 def test_failures_and_killers_stop_nobody_else(reader):
@@ -50,7 +58,7 @@ def test_failures_and_killers_stop_nobody_else(reader):
     assert "experiment.py" in next(r for r in failed if "no luck" in r["error"])["traceback"]
 
     code, out, err = reader.lossbook(*arguments)  # tries the three again
-    assert code == 1 and "3 of 6 runs are in out, 3 were before" in out
+    assert code == 1 and "3 of 6 runs are in out, 3 of them from before" in out
     assert len(reader.runs("out/failed")) == 3
 
 
@@ -78,7 +86,7 @@ def test_a_killed_command_goes_on(reader):
 
     code, out, err = reader.lossbook(*arguments)
     assert code == 0, err
-    assert f"8 of 8 runs are in out, {len(there)} were before" in out
+    assert f"8 of 8 runs are in out, {len(there)} of them from before" in out
     assert len(reader.runs("out/runs")) == 8
     assert {run: written(run) for run in there} == there
 
@@ -98,7 +106,9 @@ def is_alive(process: int) -> bool:
 def test_ctrl_c_leaves_whole_runs_and_says_how_to_go_on(reader):
     command = reader.start(*SWEEP, "-p", "sleep=0.4", "--seeds", "0:40", "--workers", "2")
     wait_for(lambda: len(reader.runs("out/runs")) >= 2, "two runs")
-    os.killpg(command.pid, signal.SIGINT)  # the workers hear it too, as in a terminal
+    for _ in range(10):  # held
+        os.killpg(command.pid, signal.SIGINT)  # the workers hear it too, as in a terminal
+        time.sleep(0.05)
     out, err = command.communicate(timeout=100)
     assert command.returncode == 130
     assert "Traceback" not in err

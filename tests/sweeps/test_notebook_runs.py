@@ -42,14 +42,14 @@ def test_the_book_runs_in_parallel_and_goes_on(book, tmp_path, monkeypatch):
     broken = book.add("21", PARAMETERS, ("code", "raise RuntimeError(scale)"))
     result = lossbook("run", "--all", "--scale", "smoke", "--workers", "2", "-o", "out")
     assert result.exit_code == 1, result.output
-    assert "1 of 2 runs are in out, 0 were before" in result.output
+    assert "1 of 2 runs are in out, 0 of them from before" in result.output
     assert "scale=smoke: cell 3 raised RuntimeError: smoke" in result.output
     assert " s  pairs\n" in result.output and " s  together\n" in result.output
 
     broken.write_text(broken.read_text().replace("raise RuntimeError(scale)", "scale"))
     result = lossbook("run", "--all", "--scale", "smoke", "-o", "out")
     assert result.exit_code == 0, result.output
-    assert "2 of 2 runs are in out, 1 were before" in result.output
+    assert "2 of 2 runs are in out, 1 of them from before" in result.output
     ledger = json.loads(lossbook("report", "out", "--json").output)
     assert [claim["id"] for claim in ledger["claims"]] == ["p/c"]
 

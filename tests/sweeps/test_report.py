@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from scipy import stats
 
 from lossbook.cli import main
-from lossbook.sweeps import drawing, measured
+from lossbook.sweeps import drawing, estimates, measured, words
+from lossbook.sweeps.differences import against_best
 from lossbook.sweeps.jobs import grid
 from lossbook.sweeps.store import Store
 from lossbook.sweeps.targets import find
@@ -39,7 +40,9 @@ def score(beta, seed):
 @pytest.fixture
 def found():
     return [
-        record([{"score": score(beta, seed), "loss": 1.0}], seed, beta=beta, kind=kind)
+        record(
+            [{"score": score(beta, seed) - (kind == "y"), "loss": 1.0}], seed, beta=beta, kind=kind
+        )
         for beta in (1.0, 2.0, 4.0)
         for kind in ("x", "y")
         for seed in range(3)
@@ -59,21 +62,86 @@ def test_settings_have_t_intervals_over_seeds(found):
     assert (best["low"], best["high"]) == pytest.approx(expected)
 
 
-def test_what_is_better_goes_by_name_claim_or_wish(found):
+def test_what_is_better_goes_by_name_or_wish(found):
     def higher(**options):
         return {metric.name: metric.higher for metric in measured.read(found, **options).metrics}
 
     assert higher() == {"score": True, "loss": False}
-    assert higher(direction="lower") == {"score": False, "loss": False}
-    lowest = measured.read(found, ["score"], direction="lower").metrics[0].best
-    assert lowest["beta"] == 4.0
+    assert higher(lower=["score"]) == {"score": False, "loss": False}
+    assert higher(higher=["loss"]) == {"score": True, "loss": True}
+    lowest = measured.read(found, ["score"], lower=["score"]).metrics[0].best
+    assert (lowest["beta"], lowest["kind"]) == (4.0, "y")
+    with pytest.raises(ValueError, match="no metric 'scor'"):
+        higher(lower=["scor"])
+
+
+@pytest.mark.parametrize(
+    "name, higher",
+    [
+        ("recall_at_1", True),
+        ("error_rate", False),
+        ("seconds", False),
+        ("memory_mb", False),
+        ("val_loss", False),
+        ("count", None),
+        ("n", None),
+    ],
+)
+def test_a_metric_has_a_direction_only_if_its_name_tells(name, higher):
+    rows = [record([{name: beta + seed}], seed, beta=beta) for beta in (1, 2) for seed in range(2)]
+    (metric,) = measured.read(rows).metrics
+    assert metric.higher is higher
+    assert (metric.best is None) is (higher is None)
+    asks = any("--higher" in remark for remark in words.remarks(metric))
+    assert asks is (higher is None)
+    if higher is None:
+        assert words.finding(metric).endswith("from 1.5 at beta = 1 to 2.5 at beta = 2")
+
+
+def test_settings_are_compared_in_the_same_seeds():
+    noise = [0.0, 5.0, -5.0, 2.0, 9.0, 1.0]
+    small = [0.1, 0.12, 0.11, 0.13, 0.1, 0.09]
+    rows = [record([{"acc": noise[s]}], s, beta=1) for s in range(6)]
+    rows += [record([{"acc": noise[s] + small[s]}], s, beta=2) for s in range(6)]
+    rows += [record([{"acc": 50.0}], 9, beta=1)]  # a seed of its own must not decide
+    (metric,) = measured.read(rows).metrics
+    assert (metric.best["beta"], metric.common) == (2, 6)
+    other = metric.settings.iloc[0]
+    expected = stats.t.interval(0.95, 5, -np.mean(small), stats.sem(small))
+    assert other["difference"] == pytest.approx(-np.mean(small)) and other["pairs"] == 6
+    assert (other["difference_low"], other["difference_high"]) == pytest.approx(expected)
+    said = " ".join(words.remarks(metric))
+    assert "differs from 1 of the 1 other settings" in said
+    assert "from 6 to 7 seeds; the best is chosen on the 6 that all have" in said
+
+
+def test_a_knob_without_effect_is_said_to_have_none(found):
+    metric = next(m for m in measured.read(found).metrics if m.name == "loss")
+    assert (metric.knobs, metric.idle, metric.best) == ([], ["beta", "kind"], None)
+    assert words.finding(metric) == "Mean of loss: 1 [1, 1], n = 3, the same at every beta and kind"
+    rows = pandas.DataFrame({"seed": [0, 1], "a": [1, 2], "value": [1.0, 1.0]})
+    assert estimates.idle(rows, ["a"]) == []  # no seed has both
+
+
+def test_the_retest_is_a_whole_command(found):
+    rows = [{**r, "given": ["seed", "kind", "beta", "scale"]} for r in found]
+    for row in rows:
+        row["parameters"] |= {"scale": "smoke", "other": 3}
+    sweep = measured.read(rows, ["score"])
+    command = words.retest(sweep.metrics[0], sweep, Path("runs/a b"))
+    assert command == (
+        "lossbook sweep experiment:run -p kind=x -p beta=2.0 -p scale=smoke --seeds 3:6 "
+        "-o 'runs/a b_again'"
+    )
 
 
 def test_one_seed_has_no_interval_and_missing_values_do_not_count():
     rows = [record([{"a": value}], seed, beta=1) for seed, value in enumerate([1.0, None, None])]
     (metric,) = measured.read(rows).metrics
-    assert metric.n_missing == 2 and metric.best["n"] == 1
-    assert np.isnan(metric.best["low"]) and measured.in_words(metric.best) == "1, n = 1"
+    mean = metric.settings.iloc[0]
+    assert metric.n_missing == 2 and mean["n"] == 1
+    assert np.isnan(mean["low"]) and words.in_words(mean) == "1, n = 1"
+    assert "2 runs have no finite value and do not count." in words.remarks(metric)
     with pytest.raises(ValueError, match="a is finite in no run"):
         measured.read(rows[1:])
 
@@ -86,10 +154,11 @@ def test_rows_of_a_run_differ_by_their_texts_and_others_count_with_their_mean():
         for s in range(2)
     ]
     sweep = measured.read(rows)
-    assert sweep.knobs == ["on"]
-    assert sweep.metrics[0].settings[["on", "n", "mean"]].values.tolist() == [
-        ["clean", 2, 1.0],
-        ["noisy", 2, 0.5],
+    assert sweep.knobs == []
+    found = [(m.where, m.title, *m.settings[["n", "mean"]].iloc[0]) for m in sweep.metrics]
+    assert found == [
+        ({"on": "clean"}, "acc, on = clean", 2, 1.0),
+        ({"on": "noisy"}, "acc, on = noisy", 2, 0.5),
     ]
 
 
@@ -100,8 +169,8 @@ def test_runs_of_other_code_are_left_out_unless_asked(found):
     assert sweep.metrics[0].best["mean"] < 1
     mixed = measured.read(old + found, ["score"], include_old=True)
     assert (mixed.n_runs, mixed.n_left_out) == (21, 0)
-    assert mixed.knobs == ["beta", "kind", "code"]
-    assert mixed.metrics[0].best["code"] == "bbbbbbbb, lossbook 1"
+    means = {m.where["code"]: m.settings["mean"].max() for m in mixed.metrics}
+    assert means == {"bbbbbbbb, lossbook 1": 100, "aaaaaaaa, lossbook 1": pytest.approx(0.2 / 3)}
 
 
 def test_claims_are_metrics():
@@ -113,9 +182,9 @@ def test_claims_are_metrics():
     (metric,) = measured.read(rows).metrics
     assert (metric.name, metric.label, metric.higher) == ("p/c", "MAP@R, a minus b", False)
     (metric,) = measured.read(rows, ["p/c treatment"]).metrics
-    assert metric.label == "MAP@R, a" and metric.best["mean"] == 0.7
+    assert metric.label == "MAP@R, a" and metric.settings["mean"].tolist() == [0.7] * 2
     (metric,) = measured.read(rows, ["p/e"]).metrics
-    assert metric.best["mean"] == 1e-9
+    assert metric.settings["mean"].tolist() == [1e-9] * 2
 
 
 def test_parameters_may_be_called_like_columns():
@@ -135,39 +204,63 @@ def test_an_unknown_metric_is_named(found):
 
 
 @pytest.mark.parametrize(
-    "values, geometric",
+    "values, logarithmic",
     [
-        ([0.01, 0.1, 1], True),
+        ([0.05, 0.1, 0.5], True),
         ([1, 2, 4, 8], True),
+        ([1, 10], True),
         ([1, 2, 3], False),
         ([0, 1, 10], False),
-        ([1, 10], False),
-        ([10, 40, 80], False),
+        ([10, 20, 40], False),
     ],
 )
-def test_a_logarithmic_axis_is_for_geometric_values(values, geometric):
-    assert drawing.is_geometric(pandas.Series(values)) is geometric
+def test_a_logarithmic_axis_is_for_values_far_apart(values, logarithmic):
+    assert drawing.is_logarithmic(pandas.Series(values)) is logarithmic
+
+
+def drawn(found, name="score") -> dict[str, drawing.Picture]:
+    (metric,) = measured.read(found, [name]).metrics
+    return {p.name: p for p in [*drawing.pictures(metric), *against_best(metric)]}
 
 
 def test_figures_show_each_knob_and_each_pair(found):
-    sweep = measured.read(found, ["score"])
-    pictures = {p.name: p for p in drawing.pictures(sweep.metrics[0], sweep.knobs)}
+    pictures = drawn(found)
     assert list(pictures) == ["beta", "kind", "beta-kind"]
     (ax,) = pictures["beta"].figure.axes
-    assert ax.get_xscale() == "log" and ax.get_ylabel() == "score (higher is better)"
-    assert ax.get_title(loc="left").startswith("Highest score at beta = 2, kind = x:\n0.0667 [")
+    assert ax.get_ylabel() == "score (higher is better)"
+    title = pictures["beta"].figure.get_suptitle()
+    assert title.startswith("Highest score at beta = 2, kind = x:\n0.0667 [")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["kind = x", "kind = y"]
-    assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [
-        pytest.approx([-1 + 0.2 / 3, 0.2 / 3, -4 + 0.2 / 3])
-    ] * 2
+    assert ax.get_xlabel() == "beta (3 seeds, each a small point)"
+    means = [line.get_ydata().tolist() for line in ax.lines if len(line.get_xdata()) == 3]
+    assert pytest.approx([-1 + 0.2 / 3, 0.2 / 3, -4 + 0.2 / 3]) in means
+    low, high = ax.get_ylim()
+    assert low < -5.3 and high > 0.4  # all seeds' points are within
     image = pictures["beta-kind"].figure.axes[0].images[0].get_array()
     assert image.shape == (3, 2) and image[1, 0] == pytest.approx(0.2 / 3)
     assert all("Highest score" in picture.alt for picture in pictures.values())
 
 
+def test_a_slice_says_where_it_lies_and_differences_are_drawn():
+    rows = [
+        record([{"score": a + b + c + seed % 2 * a / 9}], seed, a=a, b=b, c=c)
+        for a in (1, 2)
+        for b in (1, 2)
+        for c in (1, 2)
+        for seed in range(6)
+    ]
+    pictures = drawn(rows)
+    assert "Here: b = 2, c = 2" in pictures["a"].figure.get_suptitle()
+    assert "Here: c = 2" in pictures["a-b"].figure.get_suptitle()
+    cells = [text.get_text() for text in pictures["a-b"].figure.axes[0].texts]
+    assert len(cells) == 4 and all(re.fullmatch(r"\d\.\d\d\n±\d\.\d\d", cell) for cell in cells)
+    differences = pictures["differences"].figure
+    assert differences.get_suptitle().startswith("7 of 7 settings differ from a = 2, b = 2, c = 2")
+    assert len(differences.axes[0].get_yticklabels()) == 7
+
+
 def test_a_sweep_over_seeds_alone_is_drawn():
-    sweep = measured.read([record([{"a": float(seed)}], seed) for seed in range(4)])
-    (picture,) = drawing.pictures(sweep.metrics[0], sweep.knobs)
+    (picture,) = drawn([record([{"a": float(seed)}], seed) for seed in range(4)], "a").values()
     assert picture.alt.startswith("Mean of a: 1.5 [")
 
 
@@ -178,8 +271,8 @@ def test_a_sweep_over_seeds_alone_is_drawn():
 def folder(reader) -> Path:
     store = Store(Path("out"))
     for job in grid(find("experiment:run"), ["beta=1,2,4", "kind=x,<b>"], "0:3"):
-        value = score(job.given["beta"], job.given["seed"])
-        store.keep(job, {**OUTCOME, "rows": [{"score": value}]})
+        value = score(job.given["beta"], job.given["seed"]) + (job.given["kind"] == "<b>")
+        store.keep(job, {**OUTCOME, "rows": [{"score": value, "size": 7}]})
     store.keep(job, {**OUTCOME, "rows": [{"score": 0}]})
     (failed, *_) = grid(find("experiment:run"), ["beta=9"], "0")
     store.keep(failed, {"error": "no luck", "traceback": "", "seconds": 1.0, "host": "here"})
@@ -193,7 +286,7 @@ def lossbook(*arguments: str):
 def test_report_writes_pictures_and_one_page(folder):
     result = lossbook("report", "out")
     assert result.exit_code == 0, result.output
-    assert "score: Highest score at beta = 2, kind = <b>: 0.0667 [" in result.output
+    assert "score: Highest score at beta = 2, kind = <b>: 1.07 [" in result.output
     assert "runs that failed and are missing: 1\n" in result.output
     names = sorted(path.name for path in (folder / "report").iterdir())
     stems = ["score-beta", "score-beta-kind", "score-kind"]
@@ -204,20 +297,37 @@ def test_report_writes_pictures_and_one_page(folder):
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert len(sources) == 3 and all(s.startswith("data:image/png;base64,") for s in sources)
     assert "://" not in re.sub(r"base64,[^\"]+", "", page)
-    assert "was picked on the same runs" in page and "--seeds 3:6" in page
+    assert "was picked on the same runs" in page
+    assert "-p beta=2 -p &#x27;kind=&lt;b&gt;&#x27; --seeds 3:6 -o out_again</pre>" in page
+    assert "1 metric that is the same in every setting" in page and "<h2>size" not in page
+    assert "<code>--metric score</code>" in page
     assert "&lt;b&gt;" in page and "<b>" not in page
     assert lossbook("report", "out", "-o", "elsewhere").exit_code == 0
     assert Path("elsewhere/report.html").is_file()
 
 
 def test_report_for_machines(folder):
-    data = json.loads(lossbook("report", "out", "--json").output)
-    assert (data["runs"], data["knobs"]) == (18, ["beta", "kind"])
-    (metric,) = data["metrics"]
-    assert metric["best"]["beta"] == 2 and len(metric["settings"]) == 6
-    table = pandas.read_csv(io.StringIO(lossbook("report", "out", "--csv").output))
-    assert list(table) == ["metric", "beta", "kind", "n", "mean", "low", "high"] and len(table) == 6
+    result = lossbook("report", "out", "--json")
+    data = json.loads(result.stdout)
+    assert (data["runs"], data["runs_failed"], data["knobs"]) == (18, 1, ["beta", "kind"])
+    metric, size = data["metrics"]
+    assert metric["best"] in metric["settings"] and len(metric["settings"]) == 6
+    assert repr((metric["best"]["beta"], metric["best"]["n"])) == "(2, 3)"
+    assert (size["better"], size["best"], size["the_same_at_every"]) == (None, None, data["knobs"])
+    result = lossbook("report", "out", "--csv")
+    assert result.stderr == "runs that failed and are missing: 1\n"
+    table = pandas.read_csv(io.StringIO(result.stdout))
+    first = ["metric", "beta", "kind", "n", "mean", "low", "high"]
+    paired = ["pairs", "difference", "difference_low", "difference_high"]
+    assert list(table) == first + paired and len(table) == 7
+    assert "score,1,x,3," in result.stdout and "size,,,3," in result.stdout
     assert not (folder / "report").exists()
+
+
+def test_a_sweep_without_runs_says_so(reader):
+    Store(Path("empty"))
+    result = lossbook("report", "empty")
+    assert result.exit_code == 2 and "the sweep in empty has no run yet" in result.output
 
 
 def test_report_options_need_a_sweep(folder, book):

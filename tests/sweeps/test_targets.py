@@ -58,6 +58,9 @@ def test_a_function_is_found_in_the_current_folder(reader):
         ("1 / 0", "experiment:run", "importing experiment raised ZeroDivisionError"),
         ("import nowhere", "experiment:run", "No module named 'nowhere'"),
         ("", "expriment:run", "No module named 'expriment'; modules are looked for in /"),
+        ("", "experiment", "is a module; name its function, such as experiment:run"),
+        ("", "experiment.py", "is a module; name its function, such as experiment:run"),
+        ("", "experiment.py:run", "must be module:function; write experiment:run"),
         ("", "math:sqrt", "math must be a module with Python source"),
     ],
 )
