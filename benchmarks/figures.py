@@ -9,7 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from benchmarks import book, pair_losses, replicas, vocabularies
-from benchmarks.report import by_arm, duration, exponent_of, geometric_mean, ratios, volume
+from benchmarks.report import (
+    by_arm,
+    duration,
+    exponent_of,
+    geometric_mean,
+    ratios,
+    two_sizes,
+    volume,
+)
 from lossbook import plots
 
 SLOWEST = 25
@@ -145,9 +153,7 @@ def notebooks(measured: pd.DataFrame) -> Shown:
 
 def growths(measured: pd.DataFrame) -> Shown:
     """The slowest objectives, at both sizes."""
-    small, large = sorted(measured["size"].unique())
-    by_size = {n: rows.set_index("case") for n, rows in measured.groupby("size")}
-    before, after = by_size[small], by_size[large]
+    (small, before), (large, after) = two_sizes(measured)
     able = after.dropna(subset="seconds")
     exponents = {
         case: exponent_of(before.loc[case], able.loc[case], "seconds") for case in able.index

@@ -138,13 +138,16 @@ def measured_text(row: pd.Series) -> str:
 
 def growth(measured: pd.DataFrame, machine: dict[str, object]) -> str:
     """A line for each case, slowest first, with the exponents of growth between two sizes."""
-    small, large = sorted(measured["size"].unique())
-    by_size = {n: rows.set_index("case") for n, rows in measured.groupby("size")}
-    before, after = by_size[small], by_size[large]
+    (small, before), (large, after) = two_sizes(measured)
     order = after["seconds"].fillna(np.inf).sort_values(ascending=False).index
     header = ["objective", f"time, n = {large:,}", "exponent", "peak memory", "exponent"]
     header += [f"operators, n = {small:,}", f"n = {large:,}"]
     return markdown(header, [_growth(case, before.loc[case], after.loc[case]) for case in order])
+
+
+def two_sizes(measured: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    """The smaller and the larger size, each with its rows by their case."""
+    return [(n, rows.set_index("case")) for n, rows in measured.groupby("size")]
 
 
 def _growth(case: str, before: pd.Series, after: pd.Series) -> list[str]:

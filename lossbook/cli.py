@@ -376,8 +376,8 @@ def report(paths: tuple[Path, ...], form: str | None, output: Path | None, **opt
     from lossbook.sweep_cli import latest_notebooks, report_sweep, swept
 
     with bad_input():
-        if len(paths) == 1 and swept(paths[0]):
-            return report_sweep(paths[0], output, form, **options)
+        if len(paths) == 1 and (found := swept(paths[0])):
+            return report_sweep(paths[0], *found, output, form, **options)
         if output or form == "csv" or any(options.values()):
             raise ValueError("only --json is for the ledger; the other options want a sweep's DIR")
         places = [place for path in paths for place in latest_notebooks(path)]

@@ -198,18 +198,19 @@ def _print_times(runs: list[dict]) -> None:
 # The report
 
 
-def swept(folder: Path) -> bool:
-    """Whether a folder is a sweep's: it holds runs of one notebook or function.
+def swept(folder: Path) -> tuple[list[dict], list[dict]] | None:
+    """Returns a sweep's complete and failed runs; None if a folder isn't that of one target.
 
     Raises:
         ValueError: it is made for a sweep's runs and holds none.
     """
     from lossbook.sweeps.store import failures, records
 
-    found = records(folder) + failures(folder)
+    complete, failed = records(folder), failures(folder)
+    found = complete + failed
     if not found and (folder / "runs").is_dir() and (folder / "failed").is_dir():
         raise ValueError(f"the sweep in {folder} has no run yet; the same command runs it")
-    return len({record["target"] for record in found}) == 1
+    return (complete, failed) if len({record["target"] for record in found}) == 1 else None
 
 
 def latest_notebooks(place: Path) -> list[Path]:
@@ -222,6 +223,8 @@ def latest_notebooks(place: Path) -> list[Path]:
 
 def report_sweep(
     folder: Path,
+    complete: list[dict],
+    failed: list[dict],
     output: Path | None,
     form: str | None,
     metrics: tuple[str, ...],
@@ -233,11 +236,9 @@ def report_sweep(
     import matplotlib  # noqa: F401  (to say what is missing)
 
     from lossbook.sweeps import for_machines, measured
-    from lossbook.sweeps.store import failures, records
 
     with bad_input():
-        sweep = measured.read(records(folder), metrics, higher, lower, include_old)
-    failed = failures(folder)
+        sweep = measured.read(complete, metrics, higher, lower, include_old)
     if form == "json":
         click.echo(for_machines.as_json(sweep, len(failed)))
     elif form == "csv":

@@ -7,7 +7,7 @@ import numpy as np
 
 from lossbook import plots
 from lossbook.sweeps.drawing import Picture
-from lossbook.sweeps.estimates import FEW
+from lossbook.sweeps.estimates import FEW, differs
 from lossbook.sweeps.measured import Metric
 from lossbook.sweeps.words import setting
 
@@ -25,7 +25,7 @@ def against_best(metric: Metric) -> Iterator[Picture]:
     rows = rows.sort_values("difference", ascending=not metric.higher).head(MOST_COMPARED)
     fig, ax = plots.figure(6.8, 1.8 + 0.3 * len(rows))
     half = rows["difference_high"] - rows["difference"]
-    differ = (rows["difference_low"] > 0) | (rows["difference_high"] < 0)
+    differ = differs(rows)
     for words, chosen, color in (
         ("differs", differ, plots.PALETTE[0]),
         ("no difference shown", ~differ, "0.6"),

@@ -59,6 +59,11 @@ def _differences(wide: pandas.DataFrame, best: int) -> pandas.DataFrame:
     return pandas.DataFrame(found, index=list(wide)).rename(columns=names)
 
 
+def differs(settings: pandas.DataFrame) -> pandas.Series:
+    """Returns which settings' differences from the best have an interval without zero."""
+    return (settings["difference_low"] > 0) | (settings["difference_high"] < 0)
+
+
 def interval(values: pandas.Series) -> dict[str, float]:
     """Returns "n", "mean", and "low" and "high" of the 95 % t interval (NaN for one value)."""
     n, mean = len(values), values.mean()

@@ -6,7 +6,6 @@ run is there once, however often and by however many commands it was made.
 """
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbook import __version__
-from lossbook._files import replacing
+from lossbook._files import _umask, replacing
 from lossbook.sweeps.jobs import Job
 
 if TYPE_CHECKING:
@@ -118,12 +117,6 @@ def _put(place: Path, files: dict[str, str]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         if not (isinstance(error, OSError) and (place / "record.json").is_file()):
             raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _remove_abandoned(parent: Path) -> None:

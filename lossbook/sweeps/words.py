@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas
 
+from lossbook.sweeps.estimates import differs
 from lossbook.sweeps.measured import Metric, Sweep
 
 
@@ -69,7 +70,7 @@ def remarks(metric: Metric) -> list[str]:
 def _compared(metric: Metric) -> str:
     """How many settings differ from the best one in the same seeds."""
     others = metric.settings.drop(index=metric.best.name)
-    differ = int(((others["difference_low"] > 0) | (others["difference_high"] < 0)).sum())
+    differ = int(differs(others).sum())
     return (
         f"In the same seeds it differs from {differ} of the {len(others)} other settings at 95 %; "
         f"no difference is shown from {len(others) - differ}. That is not corrected for picking "
