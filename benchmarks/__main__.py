@@ -1,5 +1,6 @@
 """`lossbook bench`: measure suites, print each row, write their tables and figures."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from benchmarks import (
     sweeps,
     vocabularies,
 )
-from benchmarks.arms import Limits
+from benchmarks.arms import Arm, Limits
 from benchmarks.harness import measure_all
 from lossbook import plots
 
@@ -55,6 +56,12 @@ SUITES = {
     metavar="SUITE",
     help=f"One of {', '.join(SUITES)}; may be repeated. [default: all]",
 )
+@click.option(
+    "--match",
+    default="",
+    metavar="REGEX",
+    help="Only arms of which 'CASE, SIZE, ARM' holds this, such as 'NT-Xent.*, 4096,'.",
+)
 @click.option("--small", is_flag=True, help="Small sizes, for a quick look.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 @click.option("--budget", type=click.FloatRange(0), default=3, help="Seconds of repeats per arm.")
@@ -68,6 +75,7 @@ SUITES = {
 )
 def main(
     names: tuple[str, ...],
+    match: str,
     small: bool,
     device: str,
     budget: float,
@@ -78,26 +86,39 @@ def main(
     """Compare speed and memory with other libraries, each arm in a process of its own."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("device must be 'cpu' here, got 'cuda': torch finds no GPU")
+    chosen = pattern(match)
     limits = Limits(seconds, memory, budget)
     rates = machine.rates(device, limits)
     for name in names or SUITES:
-        run(name, SUITES[name], limits, device, rates, small, output or RESULTS / device)
+        arms = [arm for arm in SUITES[name].module.arms(small, device) if chosen.search(arm.label)]
+        if not arms:
+            raise click.UsageError(f"match must fit an arm of {name}, got {match!r}")
+        run(name, SUITES[name], arms, limits, device, rates, output or RESULTS / device)
+
+
+def pattern(text: str) -> re.Pattern:
+    """A regular expression, or a usage error."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        message = f"match must be a regular expression, got {text!r} ({error})"
+        raise click.UsageError(message) from error
 
 
 def run(
     name: str,
     suite: Suite,
+    arms: list[Arm],
     limits: Limits,
     device: str,
     rates: dict[str, float],
-    small: bool,
     folder: Path,
 ) -> None:
-    """Measure one suite and write its files."""
+    """Measure arms of one suite and write its files."""
     click.secho(f"\n{suite.module.TITLE}", bold=True)
     found = machine.describe(device) | rates
     rows = []
-    for row in measure_all(suite.module.arms(small, device), limits, device):
+    for row in measure_all(arms, limits, device):
         rows.append(row)
         click.echo(report.line(row))
     found["load_at_end"] = machine.load()

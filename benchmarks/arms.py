@@ -50,6 +50,11 @@ class Arm:
     single: bool = False
     limit: float | None = None
 
+    @property
+    def label(self) -> str:
+        """All that tells it from the others: "CASE, SIZE, ARM"."""
+        return f"{self.case}, {self.size}, {self.name}"
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -91,7 +91,7 @@ def heads(measured: pd.DataFrame) -> Shown:
     for axes, column in zip(both, ("seconds", "extra_bytes"), strict=True):
         wide = by_arm(measured, column)
         labels = [f"{case}\nN = {size:,}" for case, size in wide.index]
-        for head in vocabularies.HEADS:
+        for head in measured["arm"].unique():
             axes.plot(labels, wide[head], "o", label=head)
         axes.set(yscale="log", xlabel="words and tokens")
         axes.tick_params(axis="x", labelsize=8)

@@ -16,7 +16,7 @@ from lossbook.baselines import (
     supcon_loss,
     triplet_loss,
 )
-from lossbook.chunking import DENSE_ENTRIES
+from lossbook.chunking import dense_entries
 from lossbook.metric_learning import multi_similarity_loss
 
 TITLE = "Losses on pairs"
@@ -78,7 +78,7 @@ def arms(small: bool = False, device: str = "cpu") -> list[Arm]:
         for n in (SMALL if small else SIZES)
         for rows, parts in [(len(class_labels(layout, n)), 4 if loss == "InfoNCE" else 1)]
         for name in (OURS, DENSE, PEER)
-        if name != DENSE or rows**2 / parts > DENSE_ENTRIES
+        if name != DENSE or rows**2 / parts > dense_entries(torch.device(device))
     ]
 
 

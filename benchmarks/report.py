@@ -115,9 +115,13 @@ def table(measured: pd.DataFrame, machine: dict[str, object]) -> str:
     lines = []
     for (case, size), rows in measured.groupby(["case", "size"], sort=False):
         texts = {row["arm"]: measured_text(row) for _, row in rows.iterrows()}
-        least = [duration(least_seconds(rows.iloc[0], machine)) for _ in roofline]
+        least = [_roofline(rows.iloc[0], machine) for _ in roofline]
         lines.append([case, f"{size:,}", *(texts.get(arm, "") for arm in arms), *least])
     return markdown(["case", "size", *arms, *roofline], lines)
+
+
+def _roofline(row: pd.Series, machine: dict[str, object]) -> str:
+    return "" if pd.isna(row["flops"]) else duration(least_seconds(row, machine))
 
 
 def line(row: Row) -> str:

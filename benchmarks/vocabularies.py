@@ -11,14 +11,16 @@ from lossbook.classification import linear_cross_entropy
 TITLE = "Large vocabularies"
 ABOUT = """\
 Forward and backward pass of cross-entropy on N tokens of 256 dimensions and V words, in single
-precision, with gradients by embeddings and weight. "full logits" is `F.cross_entropy(E @ W.T, y)`;
-the others are `F.linear_cross_entropy` of torch with `options=None`, with its own choice of options
-(one or a few tokens at a time, for memory), and with 128 tokens at a time. Cells: median
-(quartiles), peak memory beyond the inputs, gradients included; extra memory, in the figure, is
-without them. Roofline: the time of three products of embeddings and weight at the machine's own
-rate. On a CPU, larger sizes are left out, and torch's own choice but for the smallest V: they take
-minutes."""
+precision (on a GPU also in bfloat16), with gradients by embeddings and weight. "full logits" is
+`F.cross_entropy(E @ W.T, y)`; torch's are `F.linear_cross_entropy` with `options=None`, with its
+own choice of options (one or a few tokens at a time, for memory), and with 128 tokens at a time,
+where torch has it. On a GPU the Triton kernels of `cut-cross-entropy` (bfloat16 only) and
+`liger-kernel` take part, where they are installed. Cells: median (quartiles), peak memory beyond
+the inputs, gradients included; extra memory, in the figure, is without them. Roofline: the time of
+three products of embeddings and weight at the machine's own rate in single precision. On a CPU,
+larger sizes are left out, and torch's own choice but for the smallest V: they take minutes."""
 DIMENSIONS, ROWS = 256, 128
+HALF = ", bfloat16"
 SIZES = {32_768: (512, 2048, 8192), 131_072: (512, 2048), 262_144: (512,)}
 CUDA_SIZES = dict.fromkeys(SIZES, (512, 2048, 8192))
 SMALL = {4096: (64, 2048)}
@@ -42,38 +44,56 @@ def torch_rows(embeddings, weight, labels):
     return F.linear_cross_entropy(embeddings, weight, labels, options=options)
 
 
+def cut_cross_entropy(embeddings, weight, labels):
+    from cut_cross_entropy import linear_cross_entropy
+
+    return linear_cross_entropy(embeddings, weight, labels)
+
+
+def liger(embeddings, weight, labels):
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    return LigerFusedLinearCrossEntropyLoss()(weight, embeddings, labels)
+
+
 OURS, FULL, CHOSEN = "lossbook", "full logits", "torch, its options"
-HEADS = {
-    OURS: linear_cross_entropy,
-    FULL: full,
-    "torch, options=None": torch_whole,
-    CHOSEN: torch_chosen,
-    f"torch, {ROWS} rows": torch_rows,
-}
+CUT, LIGER = "cut-cross-entropy", "liger-kernel"
+HEADS = {OURS: linear_cross_entropy, FULL: full}
+if hasattr(F, "linear_cross_entropy"):
+    HEADS |= {
+        "torch, options=None": torch_whole,
+        CHOSEN: torch_chosen,
+        f"torch, {ROWS} rows": torch_rows,
+    }
+TRITON = {CUT: cut_cross_entropy, LIGER: liger}
 
 
-def build(v: int, n: int, head: str, device: torch.device) -> Step:
+def build(v: int, n: int, head: str, device: torch.device, half: bool = False) -> Step:
     torch.manual_seed(0)
-    embeddings = torch.randn(n, DIMENSIONS).to(device).requires_grad_()
-    weight = (torch.randn(v, DIMENSIONS) / DIMENSIONS**0.5).to(device).requires_grad_()
+    dtype = torch.bfloat16 if half else torch.float32
+    embeddings = torch.randn(n, DIMENSIONS).to(device, dtype).requires_grad_()
+    weight = (torch.randn(v, DIMENSIONS) / DIMENSIONS**0.5).to(device, dtype).requires_grad_()
     labels = torch.randint(v, (n,)).to(device)
-    return forward_and_backward(lambda: HEADS[head](embeddings, weight, labels), embeddings, weight)
+    loss = {**HEADS, **TRITON}[head]
+    return forward_and_backward(lambda: loss(embeddings, weight, labels), embeddings, weight)
 
 
 def arms(small: bool = False, device: str = "cpu") -> list[Arm]:
     """Each head at each size; on a CPU without those that take minutes."""
-    sizes = SMALL if small else CUDA_SIZES if device == "cuda" else SIZES
+    gpu = device == "cuda"
+    sizes = SMALL if small else CUDA_SIZES if gpu else SIZES
     return [
         Arm(
-            case=f"V = {v:,}",
+            case=f"V = {v:,}{HALF if half else ''}",
             size=n,
             name=head,
-            build=partial(build, v, n, head),
-            flops=6 * n * v * DIMENSIONS,
-            moved_bytes=2 * 4 * (n + v) * DIMENSIONS,
+            build=partial(build, v, n, head, half=half),
+            flops=None if half else 6 * n * v * DIMENSIONS,
+            moved_bytes=2 * (2 if half else 4) * (n + v) * DIMENSIONS,
         )
+        for half in ((False, True) if gpu else (False,))
         for v, tokens in sizes.items()
         for n in tokens
-        for head in HEADS
-        if head != CHOSEN or v == min(sizes) or device == "cuda"
+        for head in [*HEADS, *(TRITON if gpu else ())]
+        if (gpu or head != CHOSEN or v == min(sizes)) and (half or head != CUT)
     ]

@@ -22,7 +22,7 @@ from lossbook._checks import (
     positive,
     same_shape,
 )
-from lossbook._numerics import Scalar, full_precision, inner_products
+from lossbook._numerics import Scalar, full_precision, inner_products, lowest
 from lossbook.chunking import mean_over_similarities
 
 
@@ -75,8 +75,7 @@ def info_nce_loss(
 
 
 def _info_nce_rows(similarities, index, *, temperature):
-    total = F.cross_entropy(similarities / temperature, index, reduction="sum")
-    return total, torch.ones_like(total) * len(index)
+    return F.cross_entropy(similarities / temperature, index, reduction="sum"), len(index)
 
 
 def nt_xent_loss(
@@ -119,8 +118,7 @@ def nt_xent_loss(
 def _nt_xent_rows(similarities, index, *, temperature):
     n = similarities.shape[1]
     logits = with_own(similarities / temperature, index, -torch.inf)
-    total = F.cross_entropy(logits, (index + n // 2) % n, reduction="sum")
-    return total, torch.ones_like(total) * len(index)
+    return F.cross_entropy(logits, (index + n // 2) % n, reduction="sum"), len(index)
 
 
 def supcon_loss(
@@ -166,12 +164,12 @@ def supcon_loss(
 
 def _supcon_rows(similarities, index, labels, *, temperature):
     # Not minus infinity: it stays finite where an anchor is alone, and times 0.
-    lowest = torch.finfo(similarities.dtype).min / 2
-    log_p = with_own(similarities / temperature, index, lowest).log_softmax(-1)
+    own = lowest(similarities)
+    log_p = with_own(similarities / temperature, index, own).log_softmax(-1)
     positives = pair_masks(labels, index)[0].to(log_p)
     n_positives = positives.sum(-1)
     total = ((log_p * positives).sum(-1) / n_positives.clamp(min=1)).sum()
-    return -total, (n_positives > 0).sum().to(log_p)
+    return -total, (n_positives > 0).sum()
 
 
 def n_pairs_loss(
@@ -288,8 +286,8 @@ def pair_contrastive_loss(
 
 def _pair_contrastive_rows(s, index, labels, *, margin):
     _, negatives = pair_masks(labels, index)
-    total = with_own(torch.where(negatives, (s - margin).relu(), 1 - s), index, 0).sum()
-    return total, torch.ones_like(total) * len(index)
+    forces = torch.where(negatives, (s - margin).relu(), 1 - s)
+    return with_own(forces, index, 0).sum(), len(index)
 
 
 def triplet_loss(

@@ -75,12 +75,32 @@ def sweep(
     with torch.autocast(weight.device.type, enabled=False):
         for start in range(0, len(labels), chunk_size):
             rows = slice(start, start + chunk_size)
-            chunk = _Chunk(embeddings[rows].to(dtype), labels[rows], memory, any(wanted))
+            chunk = _Chunk(embeddings[rows], labels[rows], memory, any(wanted))
             losses.append(chunk.losses(weight, block_size, softcap))
             if any(wanted):
                 own = None if by_embedding is None else by_embedding[rows]
                 chunk.add_gradients(weight, scale[rows], own, by_weight, filter_eps)
     return torch.cat(losses), by_embedding, by_weight
+
+
+def _as_they_are(a: Tensor, b: Tensor) -> bool:
+    """Whether a GPU multiplies two matrices of bfloat16 into one of float32.
+
+    Not of float16, in which the softmax over many classes would be zero.
+    """
+    return a.is_cuda and a.dtype == b.dtype == torch.bfloat16 and torch.__version__ >= "2.8"
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor | None = None, add_to: Tensor | None = None):
+    """The product, written to ``out`` or added to ``add_to``, in the precision of these."""
+    target = add_to if out is None else out
+    mixed = {"out_dtype": target.dtype} if _as_they_are(a, b) else {}
+    if not mixed:
+        a, b = a.to(target.dtype), b.to(target.dtype)
+    if out is None:
+        torch.addmm(add_to, a, b, out=add_to, **mixed)
+    else:
+        torch.mm(a, b, out=out, **mixed)
 
 
 class _Chunk:
@@ -94,7 +114,7 @@ class _Chunk:
     def __init__(self, embeddings: Tensor, labels: Tensor, memory: Tensor, keep: bool):
         self.embeddings, self.labels, self.memory, self.keep = embeddings, labels, memory, keep
         self.blocks: list[tuple[slice, Tensor, Tensor]] = []
-        self.rest = embeddings.new_full((len(labels),), -torch.inf)
+        self.rest = memory.new_full((len(labels),), -torch.inf)
         self.label_logit = torch.full_like(self.rest, torch.nan)  # if it is in no block
         self.label_slope = torch.ones_like(self.rest)
 
@@ -104,7 +124,7 @@ class _Chunk:
             classes = slice(start, min(start + block_size, c))
             width, offset = classes.stop - start, start if self.keep else 0
             block = self.memory[n * offset : n * (offset + width)].view(n, width)
-            torch.mm(self.embeddings, weight[classes].to(block.dtype).mT, out=block)
+            _multiply(self.embeddings, weight[classes].mT, out=block)
             top = self._to_exponentials(classes, block, softcap)
             if self.keep:
                 self.blocks.append((classes, block, top))
@@ -153,10 +173,12 @@ class _Chunk:
                     at_label = torch.where(inside, 0, at_label)
                     continue
             block.mul_((largest * scale)[:, None])
+            if _as_they_are(self.embeddings, weight):
+                block = block.to(weight.dtype)
             if by_embedding is not None:
-                by_embedding.addmm_(block, weight[classes].to(block.dtype))
+                _multiply(block, weight[classes], add_to=by_embedding)
             if by_weight is not None:
-                by_weight[classes].addmm_(block.mT, self.embeddings)
+                _multiply(block.mT, self.embeddings, add_to=by_weight[classes])
         if by_embedding is not None:
             by_embedding += at_label[:, None] * weight[self.labels]
         if by_weight is not None:

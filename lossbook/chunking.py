@@ -3,8 +3,8 @@
 A pairwise loss is a sum over anchors, and each anchor needs one row of the similarity matrix. So
 the sum is taken a few rows at a time: the gradient of those rows is computed in the forward pass,
 added up, and the rows are dropped. That costs the same three matrix products as the dense loss
-(one forward, two backward), never holds more than a chunk of rows, and is no slower: a chunk fits
-into the processor's cache, where a large matrix does not.
+(one forward, two backward), never holds more than a chunk of rows, and is no slower on a CPU: a
+chunk fits into the processor's cache, where a large matrix does not.
 
 The chunked path can be differentiated once, and under vmap it takes one replica after the other;
 the dense path has no such limits.
@@ -24,9 +24,12 @@ DENSE_ENTRIES = 2**22
 """A similarity matrix of up to so many entries (2,048 x 2,048) is held whole."""
 
 CHUNK_ENTRIES = 2**20
-"""Entries of a chunk of rows, 4 MB in float32."""
+"""Entries of a chunk of rows, 4 MB in float32: a processor's cache holds them."""
 
-Rows = Callable[..., tuple[Tensor, Tensor]]
+GPU_ENTRIES = 2**24
+"""Both on a GPU, which smaller matrices do not fill: 64 MB in float32."""
+
+Rows = Callable[..., tuple[Tensor, Tensor | int]]
 
 # Set where several processes share the anchors (lossbook.distributed): ``share(sums, n_anchors)``
 # adds up ``sums(anchors)`` of all of them, each with its own range of anchors.
@@ -41,12 +44,12 @@ def mean_over_similarities(
     Args:
         rows: ``rows(similarities, index, *tensors, **knobs) -> (total, count)``: the summed loss
             of the anchors in ``index``, (m,), from their similarities, (m, n), and how many terms
-            the sum has. The count carries no gradient.
+            the sum has, an int or a tensor without gradient.
         anchors: (n_anchors, d).
         others: (n, d); the anchors again where a batch is compared with itself.
         *tensors: what else ``rows`` reads, such as labels.
         chunk_size: rows held at once; None holds all of them while the matrix has at most
-            2^22 entries, and about 2^20 entries otherwise.
+            2^22 entries, and about 2^20 entries otherwise (2^24 and 2^24 on a GPU).
         **knobs: hyper-parameters of ``rows``; those that are tensors have gradients too.
 
     Returns:
@@ -66,7 +69,7 @@ def mean_over_anchors(
 
     Args:
         rows: ``rows(index, *tensors, **knobs) -> (total, count)``: the summed loss of the anchors
-            in ``index`` and how many terms the sum has. The count carries no gradient.
+            in ``index`` and how many terms the sum has, an int or a tensor without gradient.
         n_anchors: number of anchors.
         n_others: samples that an anchor is compared with, the length of a row.
         *tensors: what ``rows`` reads.
@@ -91,16 +94,27 @@ def _mean(rows: "_Rows", n_anchors: int, n_others: int, tensors, chunk_size: int
 
 def _sums(rows: "_Rows", n_others: int, values, chunk_size: int | None, anchors: range):
     """The summed loss of some anchors and the number of its terms."""
-    n_anchors = len(anchors)
     if chunk_size is None:
-        dense = n_anchors * n_others <= DENSE_ENTRIES
-        chunk_size = n_anchors if dense else max(CHUNK_ENTRIES // n_others, rows.at_least)
+        chunk_size = rows_at_once(len(anchors), n_others, values[0].device, rows.at_least)
     in_range("chunk_size", chunk_size, at_least=1)
-    if chunk_size >= n_anchors:
+    if chunk_size >= len(anchors):
         return rows.total(_index(anchors.start, anchors.stop, values), *values)
     starts = range(anchors.start, anchors.stop, int(chunk_size))
     total, count, *_ = _ChunkedSum.apply(rows, starts, *gradients_wanted(*values))
     return total, count
+
+
+def dense_entries(device: torch.device) -> int:
+    """How many entries of a matrix may be held at once."""
+    return DENSE_ENTRIES if device.type == "cpu" else GPU_ENTRIES
+
+
+def rows_at_once(n_anchors: int, n_others: int, device: torch.device, at_least: int = 1) -> int:
+    """All rows of a matrix of anchors and others, or as many as make a chunk."""
+    if n_anchors * n_others <= dense_entries(device):
+        return n_anchors
+    entries = CHUNK_ENTRIES if device.type == "cpu" else GPU_ENTRIES
+    return max(entries // n_others, at_least)
 
 
 def _index(start: int, stop: int, values) -> Tensor:
@@ -132,7 +146,10 @@ class _Rows:
     def _call(self, *arguments) -> tuple[Tensor, Tensor]:
         n = len(arguments) - len(self.learnable)
         renewed = dict(zip(self.learnable, arguments[n:], strict=True))
-        return self.rows(*arguments[:n], **{**self.knobs, **renewed})
+        total, count = self.rows(*arguments[:n], **{**self.knobs, **renewed})
+        if isinstance(count, Tensor):
+            return total, count.to(total)
+        return total, torch.full_like(total, count)
 
 
 class _Products(_Rows):

@@ -126,7 +126,7 @@ def train(
     cases = _cases(run)
     data = [(*s.train, torch.arange(len(s.train[1]))) for _, _, s in cases]
     history = fit_replicas(
-        make_model or (lambda: mlp((64, 32, 10))),
+        make_model or (lambda: mlp((64, run.units(32), 10))),
         model_loss or loss_of_logits,
         data,
         seeds=len(cases),
@@ -137,6 +137,7 @@ def train(
         evaluate=_accuracies,
         held_out=[(*s.validation, *s.test) for _, _, s in cases],
         device=run.device,
+        precision=run.precision,
         progress=False,
     )
     scores = history.final

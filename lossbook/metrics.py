@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lossbook._checks import class_labels, in_range, matrix, not_empty, same_shape
 from lossbook.baselines import most_positives, pair_masks, with_own
-from lossbook.chunking import DENSE_ENTRIES
+from lossbook.chunking import rows_at_once
 
 
 def accuracy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -305,7 +305,7 @@ def _retrieval_sums(embeddings: Tensor, labels: Tensor, index: Tensor, k: int) -
 def _chunks(samples: Tensor, n_others: int) -> Sequence[Tensor]:
     """Indices of samples, as many at once as a matrix of them and the others may hold."""
     index = torch.arange(len(samples), device=samples.device)
-    return index.split(max(DENSE_ENTRIES // n_others, 1))
+    return index.split(rows_at_once(len(samples), n_others, samples.device))
 
 
 def nearest_neighbor_accuracy(

@@ -14,6 +14,8 @@ from lossbook._checks import one_of
 SCALES = ("smoke", "quick", "full")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
+WIDER = 8  # times as many hidden units at full scale on a GPU
+
 T = TypeVar("T")
 
 
@@ -31,9 +33,22 @@ class Run:
 
     @property
     def precision(self) -> str:
-        """What ``fit`` and ``fit_replicas`` take: bfloat16 at full scale on a GPU that has it."""
-        has_it = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return "bfloat16" if has_it and self.scale == "full" else "float32"
+        """What ``fit`` and ``fit_replicas`` take: bfloat16 at full scale on a GPU that has it.
+
+        Its three digits are enough to find a class or a neighbor. An experiment whose result is a
+        fine difference of the model's own numbers (a regression, a calibration, a value function)
+        leaves it out and stays in float32.
+        """
+        has_it = self._is_large and torch.cuda.is_bf16_supported()
+        return "bfloat16" if has_it else "float32"
+
+    def units(self, n: int) -> int:
+        """How many units a hidden layer has: n, or 8 n at full scale on a GPU."""
+        return n * WIDER if self._is_large else n
+
+    @property
+    def _is_large(self) -> bool:
+        return self.scale == "full" and self.device.type == "cuda"
 
 
 def configure(scale: str = "quick", seed: int = 0, device: str = "auto") -> Run:
@@ -58,7 +73,8 @@ def configure(scale: str = "quick", seed: int = 0, device: str = "auto") -> Run:
 
 def _what_it_has(run: Run) -> str:
     if run.device.type == "cuda":
-        return f"{torch.cuda.get_device_name(run.device)}, {run.precision}"
+        large = f" where safe, hidden layers {WIDER} times as wide" if run._is_large else ""
+        return f"{torch.cuda.get_device_name(run.device)}, {run.precision}{large}"
     threads = torch.get_num_threads()
     return f"{threads} thread{'s' if threads > 1 else ''}"
 

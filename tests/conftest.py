@@ -15,6 +15,11 @@ def pytest_configure(config):
         beartype.beartype = beartype.beartype(conf=conf)
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

@@ -34,12 +34,13 @@ from benchmarks import (
     pair_losses,
     replicas,
     report,
+    verdicts,
     vocabularies,
 )
 from benchmarks.__main__ import SUITES, Suite, main
 from benchmarks.arms import BeyondLimit, Limits, Row
 from benchmarks.harness import measure, measure_all
-from lossbook import _commands, cli, data, plots
+from lossbook import _commands, cli, data, ledger, notebooks, plots
 
 LIMITS = Limits(seconds=60, memory=2, budget=0)
 
@@ -285,6 +286,29 @@ def test_an_unknown_suite_is_refused_with_the_known_ones():
     assert answer.exit_code == 2 and "'pears'" in answer.output and "vocabularies" in answer.output
 
 
+def test_arms_are_chosen_by_case_size_and_name(bench, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "measure_all", lambda arms, *_: seen.extend(arms) or iter(()))
+    bench("--match", "raises$")
+    assert [arm.name for arm in seen] == ["raises"]
+    for text, message in (("no such", "must fit an arm"), ("(", "must be a regular expression")):
+        answer = bench("--match", text)
+        assert answer.exit_code == 2 and message in answer.output and repr(text) in answer.output
+
+
+def test_a_gpu_has_more_heads_and_bfloat16():
+    found = vocabularies.arms(device="cuda")
+    halves = {a.name for a in found if a.case.endswith(vocabularies.HALF)}
+    assert halves == {*vocabularies.HEADS, vocabularies.CUT, vocabularies.LIGER}
+    assert {a.name for a in found} - {a.name for a in vocabularies.arms()} == set(
+        vocabularies.TRITON
+    )
+    for name in (vocabularies.OURS, vocabularies.FULL):
+        step = vocabularies.build(300, 20, name, torch.device("cpu"), half=True)
+        step.run()
+        assert all(leaf.grad.dtype == torch.bfloat16 for leaf in step.leaves)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused():
     answer = CliRunner().invoke(main, ["--device", "cuda"])
@@ -302,3 +326,31 @@ def test_lossbook_bench_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(_commands.EXTRAS, "bench", ("no_such_package",))
     answer = CliRunner().invoke(cli.main, ["bench"])
     assert answer.exit_code == 2 and "pip install 'lossbook[bench]'" in answer.output
+
+
+# The book on another machine
+
+
+def test_verdicts_are_put_beside_those_of_the_book(tmp_path):
+    claims = [c for c in ledger.collect(notebooks.written()) if c["kind"] == "measured"][:3]
+    other = {"verdict": "contradicted", "mean": -0.5, "low": -0.75, "high": -0.25}
+    same, changed = claims[0], claims[1] | other
+    assert claims[1]["verdict"] != "contradicted"
+    run = {"target": "a_notebook", "seconds": 12.6, "parameters": {"scale": "full"}}
+    failed = {"target": "another", "error": "Traceback\nValueError: no"}
+    verdicts.write(tmp_path, [run | {"claims": [same, changed]}], [failed], MACHINE)
+    page = (tmp_path / "verdicts.md").read_text()
+    assert page.startswith("# The book at full scale") and "1 verdicts differ" in page
+    assert "| another | ValueError: no |" in page
+    assert f"| {changed['id']} | {claims[1]['verdict']}" in page
+    assert "| contradicted, -0.5 [-0.75, -0.25] |" in page
+    assert same["id"] not in page
+    with open(tmp_path / "verdicts.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["differs"] for row in rows] == ["False", "True"]
+    assert rows[1]["book_verdict"] == claims[1]["verdict"]
+
+
+def test_verdicts_need_runs(tmp_path):
+    answer = CliRunner().invoke(verdicts.main, [str(tmp_path)])
+    assert answer.exit_code == 2 and "FOLDER must hold runs" in answer.output

@@ -120,7 +120,7 @@ def test_a_crashed_run_ends_with_the_same_bits(tmp_path, kind, at):
     assert whole.buffers["calls"].item() == STEPS
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["minibatches", "loader"])
 def test_a_crashed_run_on_a_gpu_ends_with_the_same_bits(tmp_path, kind):
     options = {**DATA[kind](), "steps": STEPS, "evaluate": accuracy_on_gpu, "every": 5}

@@ -199,7 +199,7 @@ def test_the_order_of_the_samples_does_not_matter(objective, knobs):
         assert_close(one, reordered(other, symbols))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @each_variant
 def test_gpu_equals_cpu(objective, knobs):
     if objective.is_random:

@@ -191,7 +191,7 @@ def test_linear_cross_entropy(n, c, chunk_size, block_size):
 @pytest.mark.parametrize("entries", [1, 30, 1000])
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 def test_retrieval(labels, entries, monkeypatch):
-    monkeypatch.setattr(metrics, "DENSE_ENTRIES", entries)
+    chunks_of(entries, monkeypatch)
     embeddings = unit_rows(len(labels))
     recall, average = [], []
     for i, row in enumerate((embeddings @ embeddings.T).tolist()):
@@ -213,13 +213,16 @@ def test_neighbors_in_chunks(entries, monkeypatch):
     labels, known = torch.arange(11) % 3, torch.arange(7) % 3
     nearest = [max(range(7), key=lambda j, q=q: float(q @ gallery[j])) for q in queries]
     expected = mean(known[j] == label for j, label in zip(nearest, labels, strict=True))
-    monkeypatch.setattr(metrics, "DENSE_ENTRIES", entries)
+    chunks_of(entries, monkeypatch)
     got = metrics.nearest_neighbor_accuracy(queries, labels, gallery, known)
     assert_close(got.item(), float(expected))
-    monkeypatch.setattr("lossbook.chunking.DENSE_ENTRIES", entries)
-    monkeypatch.setattr("lossbook.chunking.CHUNK_ENTRIES", entries)
     least = mean(min(float((q - x).square().sum()) for x in gallery) for q in queries)
     assert_close(utilization(queries, gallery).item(), least)
+
+
+def chunks_of(entries, monkeypatch):
+    monkeypatch.setattr("lossbook.chunking.DENSE_ENTRIES", entries)
+    monkeypatch.setattr("lossbook.chunking.CHUNK_ENTRIES", entries)
 
 
 def unit_rows(n):

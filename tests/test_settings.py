@@ -66,6 +66,27 @@ def test_bfloat16_is_for_full_scale_on_a_gpu_that_has_it(
     assert Run(scale, 0, torch.device(device)).precision == expected
 
 
+@pytest.mark.parametrize(
+    ("scale", "device", "expected"),
+    [("full", "cuda", 256), ("quick", "cuda", 32), ("full", "cpu", 32), ("full", "mps", 32)],
+)
+def test_hidden_layers_are_wider_at_full_scale_on_a_gpu(scale, device, expected):
+    assert Run(scale, 0, torch.device(device)).units(32) == expected
+
+
+def test_a_gpu_run_says_what_it_uses(monkeypatch, capsys):
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    configure("full", 0, "cuda")
+    configure("quick", 0, "cuda")
+    assert capsys.readouterr().out.splitlines() == [
+        "full scale, cuda, a GPU, bfloat16 where safe, hidden layers 8 times as wide",
+        "quick scale, cuda, a GPU, float32",
+    ]
+
+
 @pytest.mark.no_typecheck
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -13,7 +13,7 @@ from lossbook._checks import class_labels, in_range, matrix, one_of, positive, s
 from lossbook._numerics import Scalar, full_precision, inner_products, log_sum_exp
 from lossbook.baselines import reduce
 from lossbook.blockwise import Blockwise, sweep
-from lossbook.chunking import DENSE_ENTRIES, gradients_wanted
+from lossbook.chunking import dense_entries, gradients_wanted
 
 # The spherical family: three numbers of the logits ----------------------------------------------
 
@@ -270,7 +270,7 @@ def linear_cross_entropy(
     labels: Int[Tensor, " n"],
     *,
     chunk_size: int | None = None,
-    block_size: int = 4096,
+    block_size: int | None = None,
     filter_eps: float | int | None = None,
     softcap: float | int | None = None,
     ignore_index: int = -100,
@@ -284,8 +284,12 @@ def linear_cross_entropy(
     A chunk of samples at a time, the logits are computed block by block of classes, turned into
     exponentials at once, and multiplied into both gradients before the next chunk takes their
     place: the three matrix products of the ordinary loss, and ``chunk_size * c`` numbers of memory
-    for n c. (The paper's GPU kernel holds one block, and computes it twice.) Up to 2^22 logits are
-    held whole, unless ``chunk_size`` or ``filter_eps`` is given.
+    for n c. (The paper's GPU kernel holds one block, and computes it twice.) Up to 2^22 logits (on
+    a GPU 2^24) are held whole, unless ``chunk_size`` or ``filter_eps`` is given.
+
+    On a GPU, bfloat16 is multiplied as it is and summed in float32: logits and softmax are those
+    of float32, the softmax is rounded once before it is multiplied into the gradients. Everywhere
+    else, half precision is computed in float32.
 
     Blockwise, the gradient can be differentiated no further, and vmap takes one replica after the
     other. A second backward pass through one graph computes everything again.
@@ -294,8 +298,9 @@ def linear_cross_entropy(
         embeddings: (n, d).
         weight: (c, d), one row for each class.
         labels: (n,), integers below c, or ``ignore_index``.
-        chunk_size: samples at a time, at least 1; None takes n / 8, between 64 and 256.
-        block_size: classes at a time, at least 1.
+        chunk_size: samples at a time, at least 1; None takes n / 8, between 64 and 256, on a GPU
+            up to 1,024.
+        block_size: classes at a time, at least 1; None takes 4,096, on a GPU all.
         filter_eps: leave blocks out of the gradient in which softmax and label differ by
             less than this everywhere, at least 0; the paper takes 2^-12 for bfloat16. None leaves
             out nothing. Each block is looked at on the host, for which a GPU has to wait.
@@ -319,7 +324,7 @@ def linear_cross_entropy(
     counts = labels != ignore_index
     labels = torch.where(counts, labels, 0).long()
     n, c = len(embeddings), len(weight)
-    if chunk_size is None and filter_eps is None and n * c <= DENSE_ENTRIES:
+    if chunk_size is None and filter_eps is None and n * c <= dense_entries(weight.device):
         logits = inner_products(embeddings, weight)
         logits = logits if softcap is None else softcap * (logits / softcap).tanh()
         losses = F.cross_entropy(logits, labels, reduction="none") * counts
@@ -332,11 +337,12 @@ def linear_cross_entropy(
         scale = counts.to(torch.promote_types(weight.dtype, torch.float32))
         scale = scale / scale.sum().clamp(min=1) if reduction == "mean" else scale
     all_wanted, embeddings, weight = gradients_wanted(embeddings, weight)
+    most_rows, most_classes = (256, 4096) if weight.device.type == "cpu" else (1024, c)
     compute = partial(
         sweep,
         wanted=tuple(tensor.requires_grad or all_wanted for tensor in (embeddings, weight)),
-        chunk_size=chunk_size or min(max(n // 8, 64), 256),
-        block_size=block_size,
+        chunk_size=chunk_size or min(max(n // 8, 64), most_rows),
+        block_size=block_size or most_classes,
         filter_eps=filter_eps,
         softcap=softcap,
     )
@@ -353,9 +359,9 @@ def _check_linear(embeddings, weight, labels, chunk_size, block_size, filter_eps
             f"got {weight.shape[1]}"
         )
     class_labels(labels, len(embeddings))
-    in_range("block_size", block_size, at_least=1)
-    if chunk_size is not None:
-        in_range("chunk_size", chunk_size, at_least=1)
+    for name, size in (("chunk_size", chunk_size), ("block_size", block_size)):
+        if size is not None:
+            in_range(name, size, at_least=1)
     if filter_eps is not None:
         in_range("filter_eps", filter_eps, at_least=0)
     if softcap is not None:

@@ -359,7 +359,7 @@ def _mean_over_pairs(
 def _pair_rows(index, scores, positives, others, negatives, *, temperature):
     pairs = positives[index][:, None] & negatives[None, :]
     leads = (scores[index][:, None] - others[None, :]) / temperature
-    return torch.where(pairs, -F.logsigmoid(leads), 0).sum(), pairs.sum().to(scores)
+    return torch.where(pairs, -F.logsigmoid(leads), 0).sum(), pairs.sum()
 
 
 def two_way_partial_auc_loss(

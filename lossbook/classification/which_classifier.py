@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lossbook._checks import class_labels, in_range, matrix, one_of, positive
-from lossbook._numerics import Scalar, full_precision, inner_products
+from lossbook._numerics import Scalar, full_precision, inner_products, lowest
 from lossbook.baselines import reduce
 
 # Linear classifiers -----------------------------------------------------------------------------
@@ -68,8 +68,8 @@ def gaussian_naive_bayes(
     means = inner_products(members.mT, inputs.mT) / counts.clamp(min=1)[:, None]
     variance = (inputs - means[labels.long()]).square().mean(0) + variance_floor
     weight = means / variance
-    lowest = torch.finfo(inputs.dtype).min / 2
-    log_share = torch.where(counts > 0, (counts.clamp(min=1) / len(inputs)).log(), lowest)
+    log_share = (counts.clamp(min=1) / len(inputs)).log()
+    log_share = torch.where(counts > 0, log_share, lowest(inputs))
     return weight, log_share - (weight * means).sum(-1) / 2
 
 

@@ -1,0 +1,106 @@
+"""The book on another machine: seconds of each notebook, and the verdicts that differ there.
+
+`lossbook run --all --scale full -o FOLDER` runs it, `python -m benchmarks.verdicts FOLDER` compares
+its claims with those of the committed notebooks, and writes a table and a page.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import click
+import pandas as pd
+import torch
+
+from benchmarks import machine, report
+from benchmarks.__main__ import RESULTS
+from lossbook import ledger, notebooks
+from lossbook._files import replacing
+from lossbook.sweeps.store import failures, records
+
+NAME = "verdicts"
+VERDICTS = ("reproduced", "inconclusive", "contradicted")
+NUMBERS = ("verdict", "mean", "low", "high", "n", "scale", "device")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda, if there]")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path))
+def main(folder: Path, device: str | None, output: Path | None) -> None:
+    """Write what the runs of the book in FOLDER say, beside what the committed notebooks say."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    runs, failed = records(folder), failures(folder)
+    if not runs:
+        raise click.UsageError(f"FOLDER must hold runs of the book, got {folder}")
+    write(output or RESULTS / device, runs, failed, machine.describe(device))
+
+
+def write(folder: Path, runs: list[dict], failed: list[dict], found: dict[str, object]) -> None:
+    """Write all claims as CSV and a page that shows the notebooks and what differs."""
+    claims = compared(runs)
+    report.write_rows(folder, NAME, claims, found)
+    scale = ", ".join(sorted({str(run["parameters"].get("scale", "quick")) for run in runs}))
+    parts = [
+        f"# The book at {scale} scale",
+        _summary(claims),
+        report.markdown(
+            ["notebook", "seconds", *VERDICTS, "verdicts that differ"], _lines(runs, failed, claims)
+        ),
+        "## Where the verdict differs",
+        report.markdown(["claim", "in the book", "here"], _changes(claims)),
+        f"Run on {found['device']}, {found['cpu']} with {found['cores']} cores, several notebooks "
+        f"at the same time, torch {found['torch']}, commit {found['commit']}, {found['date']}. "
+        f"All claims are in [{NAME}.csv]({NAME}.csv).",
+    ]
+    with replacing(folder / f"{NAME}.md") as stream:
+        stream.write("\n\n".join(parts) + "\n")
+
+
+def compared(runs: list[dict]) -> pd.DataFrame:
+    """A row for each claim: what the committed notebook says (`book_…`), and what the run says."""
+    committed = {claim["id"]: claim for claim in ledger.collect(notebooks.written())}
+    rows = []
+    for run in runs:
+        for claim in run["claims"]:
+            here = {name: claim.get(name) for name in NUMBERS}
+            book = {f"book_{name}": committed.get(claim["id"], {}).get(name) for name in NUMBERS}
+            rows.append({"notebook": run["target"], "claim": claim["id"], **here, **book})
+    frame = pd.DataFrame(
+        rows, columns=["notebook", "claim", *NUMBERS, *map("book_{}".format, NUMBERS)]
+    )
+    return frame.assign(differs=frame["verdict"] != frame["book_verdict"])
+
+
+def _summary(claims: pd.DataFrame) -> str:
+    counts = claims["verdict"].value_counts()
+    return (
+        f"{len(claims)} claims: {', '.join(f'{counts.get(v, 0)} {v}' for v in VERDICTS)}; "
+        f"{claims['differs'].sum()} verdicts differ from the book's."
+    )
+
+
+def _lines(runs: list[dict], failed: list[dict], claims: pd.DataFrame) -> list[list[str]]:
+    lines = []
+    for run in sorted(runs, key=lambda run: run["target"]):
+        own = claims[claims["notebook"] == run["target"]]
+        counts = Counter(own["verdict"])
+        verdicts = [str(counts[verdict]) for verdict in VERDICTS]
+        lines.append([run["target"], f"{run['seconds']:.0f}", *verdicts, str(own["differs"].sum())])
+    for run in failed:
+        lines.append([run["target"], str(run["error"]).strip().splitlines()[-1], "", "", "", ""])
+    return lines
+
+
+def _changes(claims: pd.DataFrame) -> list[list[str]]:
+    changed = claims[claims["differs"]]
+    return [[row["claim"], _said(row, "book_"), _said(row, "")] for _, row in changed.iterrows()]
+
+
+def _said(row: pd.Series, prefix: str) -> str:
+    mean, low, high = (row[f"{prefix}{name}"] for name in ("mean", "low", "high"))
+    interval = "" if pd.isna(mean) else f", {mean:+.2g} [{low:+.2g}, {high:+.2g}]"
+    return f"{row[f'{prefix}verdict']}{interval}"
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.verdicts")
