@@ -300,9 +300,10 @@ class _Learner:
         index = actions[..., None, None].expand(-1, -1, 1, of_all.shape[-1])
         losses = self.losses_of(of_all.gather(2, index).squeeze(2), targets, self.knobs)
         gradients = torch.autograd.grad(losses.sum(), self.trainable)
+        gradients = self.optimizer.join(gradients)
         losses = losses.detach()
         self.active = self.active & torch.isfinite(losses) & all_finite(gradients, losses)
-        self.optimizer.step(gradients, self.active)
+        self.optimizer.step_joined(gradients, self.active)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 self.target[name].lerp_(parameter, target_rate)

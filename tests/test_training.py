@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -457,6 +458,33 @@ def test_stacked_optimizer_agrees_with_torch(name, shape):
     torch.testing.assert_close(
         stacked, torch.stack([p.detach() for p in single]), rtol=1e-6, atol=0
     )
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_parameters_of_many_shapes_some_without_a_gradient_some_of_the_time(name):
+    torch.manual_seed(1)
+    shapes, dtypes = [(3, 2), (4,), (), (2, 2)], [torch.float64] * 3 + [torch.float32]
+    stacked = [torch.randn(2, *s, dtype=d) for s, d in zip(shapes, dtypes, strict=True)]
+    rates, decays = torch.tensor([0.01, 0.1]).double(), torch.tensor([0.1, 0.0]).double()
+    ours = StackedOptimizer(stacked, name, rates, decays)
+    make = {"adam": torch.optim.AdamW, "sgd": partial(torch.optim.SGD, momentum=0.9)}[name]
+    single = [[nn.Parameter(p[r].clone()) for p in stacked] for r in range(2)]
+    theirs = [
+        make(p, lr=rates[r].item(), weight_decay=decays[r].item()) for r, p in enumerate(single)
+    ]
+    for step in range(12):
+        gradients = [torch.sin(p * step + 1) for p in stacked]
+        absent = [3] if step < 4 else [0, 2] if step % 3 == 0 else []
+        for i in absent:
+            gradients[i] = None
+        ours.step(gradients, torch.ones(2, dtype=torch.bool))
+        for r, (parameters, optimizer) in enumerate(zip(single, theirs, strict=True)):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = None if gradient is None else gradient[r].clone()
+            optimizer.step()
+    for i, parameter in enumerate(stacked):
+        expected = torch.stack([parameters[i].detach() for parameters in single])
+        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])

@@ -179,11 +179,12 @@ def fit_replicas(
             with low_precision:
                 losses, after = losses_of(parameters, buffers, next(batches), knobs)
             gradients = torch.autograd.grad(losses.sum(), trainable, allow_unused=True)
+            gradients = update.join(gradients)
             losses = losses.detach()
             active = active & torch.isfinite(losses) & all_finite(gradients, losses)
             if clip_norm is not None:
                 gradients = clip_per_replica(gradients, clip_norm)
-            update.step(gradients, active)
+            update.step_joined(gradients, active)
             buffers = {
                 name: torch.where(as_column(active, old), after[name].detach(), old)
                 for name, old in before.items()
