@@ -1,6 +1,7 @@
 """The few numerical moves that several objectives share."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,6 +21,11 @@ def inner_products(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Te
     a, b = full_precision(a, b)
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.mT
+
+
+def log_sigmoid(values: Tensor) -> Tensor:
+    """``F.logsigmoid``, which on a GPU fails under two levels of vmap (seen in torch 2.11)."""
+    return -F.softplus(-values, threshold=40)  # from there on log1p(exp(x)) is x, in float64 too
 
 
 def lowest(values: Tensor) -> float:

@@ -3,6 +3,7 @@
 A finding is one line: the file, what is wrong, what is expected.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def check(path: Path, nb) -> list[str]:
         return [f"{notebooks.shown(path)}: is not listed in lossbook/catalog/notebooks.yml"]
     checks = [_outputs, _headings, _images]
     if entry.path != catalog.START_HERE:
-        checks += [_parameters, _sections, _exercises, _claims]
+        checks += [_parameters, _devices, _sections, _exercises, _claims]
     findings = [finding for part in checks for finding in part(nb, entry)]
     if path.stat().st_size > MAX_BYTES:
         findings.append(f"is {path.stat().st_size / 1e6:.2f} MB; at most {MAX_BYTES / 1e6:g} MB")
@@ -98,6 +99,18 @@ def _parameters(nb, entry) -> Iterator[str]:
             yield f"parameter {parameter.name!r} names no range; expected a comment `{expected}`"
         elif not parameter.contains_default:
             yield f"parameter {parameter.name!r}: its default lies outside its range"
+
+
+def _devices(nb, entry) -> Iterator[str]:
+    """Solutions may train where they like."""
+    for cell in nb.cells:
+        if cell.cell_type != "code" or BEGIN in cell.source or cell.source.startswith("%"):
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "fit_replicas":
+                if "device" not in [keyword.arg for keyword in node.keywords]:
+                    line = cell.source.splitlines()[node.lineno - 1].strip()
+                    yield f"{line!r} trains on the CPU; expected device=run.device"
 
 
 def _sections(nb, entry) -> Iterator[str]:

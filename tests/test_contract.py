@@ -137,6 +137,7 @@ BROKEN = [
     (replace("seed = 0\n", ""), "the parameters cell has no 'seed'"),
     (replace("# 0 .. 2.5", "# tau"), "'tau' names no range; expected a comment `# 0.02 .. 2`"),
     (replace("# 0 .. 2.5", "# 2 .. 3"), "'tau': its default lies outside its range"),
+    (replace("draw()", "fit_replicas(mlp)"), "'fit_replicas(mlp)' trains on the CPU; expected"),
     (replace(f"## {SECTION}", "## Other"), "has no section (##) "),
     (remove("## What we measured"), "has no section '## What we measured'"),
     (move_to_end("## What we measured"), "its sections stand in the order"),

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from lossbook import chunking, metrics
 from lossbook.baselines import supcon_loss
-from lossbook.classification import linear_cross_entropy
+from lossbook.classification import linear_cross_entropy, pa_bce_loss
 from lossbook.models import mlp
 from lossbook.training import fit, fit_replicas, replica_seed
 
@@ -124,3 +124,9 @@ def test_metrics_of_embeddings_on_a_gpu():
     labels = torch.arange(500) // 5
     there = metrics.retrieval(embeddings.cuda(), labels.cuda())
     assert_close({k: v.cpu() for k, v in there.items()}, metrics.retrieval(embeddings, labels))
+
+
+def test_pair_losses_run_under_two_levels_of_vmap():
+    scores, profits = torch.randn(3, 4, 6), torch.randn(3, 4, 6)
+    each = torch.vmap(torch.vmap(pa_bce_loss))
+    assert_close(each(scores.cuda(), profits.cuda()).cpu(), each(scores, profits))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lossbook._checks import class_labels, in_range, matrix, one_of, positive, same_shape
-from lossbook._numerics import Scalar, full_precision, inner_products, log_sum_exp
+from lossbook._numerics import Scalar, full_precision, inner_products, log_sigmoid, log_sum_exp
 from lossbook.baselines import reduce
 from lossbook.blockwise import Blockwise, sweep
 from lossbook.chunking import dense_entries, gradients_wanted
@@ -453,7 +453,7 @@ def soft_topk_loss(
         arXiv:2310.10636. The paper samples k positives where there are more; here all count.
     """
     scores = _checked_scores(scores, positives)
-    return _mean_over_positives(-F.logsigmoid(_shifted(scores, k, sharpness)), positives)
+    return _mean_over_positives(-log_sigmoid(_shifted(scores, k, sharpness)), positives)
 
 
 def soft_topk(

@@ -25,7 +25,7 @@ from lossbook._checks import (
     positive,
     same_shape,
 )
-from lossbook._numerics import Scalar, full_precision, log_sum_exp
+from lossbook._numerics import Scalar, full_precision, log_sigmoid, log_sum_exp
 from lossbook.baselines import reduce
 from lossbook.chunking import mean_over_anchors
 
@@ -217,7 +217,7 @@ def binary_self_adjusting_dice_loss(
     _check_dice(alpha, smooth)
     one_of("level", level, ("example", "set"))
     logits, targets = full_precision(logits, targets)
-    damped = _damped(F.logsigmoid(logits), F.logsigmoid(-logits), alpha)
+    damped = _damped(log_sigmoid(logits), log_sigmoid(-logits), alpha)
     if level == "example":
         return _dice_losses(damped, targets, smooth, square).mean()
     power = 2 if square else 1
@@ -359,7 +359,7 @@ def _mean_over_pairs(
 def _pair_rows(index, scores, positives, others, negatives, *, temperature):
     pairs = positives[index][:, None] & negatives[None, :]
     leads = (scores[index][:, None] - others[None, :]) / temperature
-    return torch.where(pairs, -F.logsigmoid(leads), 0).sum(), pairs.sum()
+    return torch.where(pairs, -log_sigmoid(leads), 0).sum(), pairs.sum()
 
 
 def two_way_partial_auc_loss(
@@ -573,5 +573,5 @@ def pa_bce_loss(
     pairs = torch.ones(k, k, dtype=torch.bool, device=scores.device).triu(1)
     gaps = torch.where(pairs, highest[:, None] - highest[None, :], 0)
     weights = {"log": torch.log1p(gaps) / math.log(10), "linear": gaps}.get(weighting, 1.0)
-    losses = -F.logsigmoid(leading[:, None] - leading[None, :])
+    losses = -log_sigmoid(leading[:, None] - leading[None, :])
     return torch.where(pairs, weights * losses, 0).sum() / k
