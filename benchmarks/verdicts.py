@@ -59,8 +59,9 @@ def write(folder: Path, runs: list[dict], failed: list[dict], found: dict[str, o
 def compared(runs: list[dict]) -> pd.DataFrame:
     """A row for each claim: what the committed notebook says (`book_…`), and what the run says."""
     committed = {claim["id"]: claim for claim in ledger.collect(notebooks.written())}
+    place = {path.stem: i for i, path in enumerate(notebooks.written())}
     rows = []
-    for run in runs:
+    for run in sorted(runs, key=lambda run: place.get(run["target"], len(place))):
         for claim in run["claims"]:
             here = {name: claim.get(name) for name in NUMBERS}
             book = {f"book_{name}": committed.get(claim["id"], {}).get(name) for name in NUMBERS}
@@ -80,14 +81,18 @@ def _summary(claims: pd.DataFrame) -> str:
 
 
 def _lines(runs: list[dict], failed: list[dict], claims: pd.DataFrame) -> list[list[str]]:
+    seconds = {run["target"]: f"{run['seconds']:.0f}" for run in runs}
+    errors = {run["target"]: str(run["error"]).strip().splitlines()[0] for run in failed}
     lines = []
-    for run in sorted(runs, key=lambda run: run["target"]):
-        own = claims[claims["notebook"] == run["target"]]
+    for path in notebooks.written():
+        name = path.stem
+        if name not in seconds:
+            lines.append([name, errors.get(name, "not run to the end"), "", "", "", ""])
+            continue
+        own = claims[claims["notebook"] == name]
         counts = Counter(own["verdict"])
         verdicts = [str(counts[verdict]) for verdict in VERDICTS]
-        lines.append([run["target"], f"{run['seconds']:.0f}", *verdicts, str(own["differs"].sum())])
-    for run in failed:
-        lines.append([run["target"], str(run["error"]).strip().splitlines()[-1], "", "", "", ""])
+        lines.append([name, seconds[name], *verdicts, str(own["differs"].sum())])
     return lines
 
 

@@ -336,12 +336,15 @@ def test_verdicts_are_put_beside_those_of_the_book(tmp_path):
     other = {"verdict": "contradicted", "mean": -0.5, "low": -0.75, "high": -0.25}
     same, changed = claims[0], claims[1] | other
     assert claims[1]["verdict"] != "contradicted"
-    run = {"target": "a_notebook", "seconds": 12.6, "parameters": {"scale": "full"}}
-    failed = {"target": "another", "error": "Traceback\nValueError: no"}
+    ran, broke, *others = [path.stem for path in notebooks.written()]
+    run = {"target": ran, "seconds": 12.6, "parameters": {"scale": "full"}}
+    failed = {"target": broke, "error": "cell 3 raised ValueError: no\nthe rest"}
     verdicts.write(tmp_path, [run | {"claims": [same, changed]}], [failed], MACHINE)
     page = (tmp_path / "verdicts.md").read_text()
     assert page.startswith("# The book at full scale") and "1 verdicts differ" in page
-    assert "| another | ValueError: no |" in page
+    assert f"| {ran} | 13 |" in page
+    assert f"| {broke} | cell 3 raised ValueError: no |" in page
+    assert page.count("not run to the end") == len(others)
     assert f"| {changed['id']} | {claims[1]['verdict']}" in page
     assert "| contradicted, -0.5 [-0.75, -0.25] |" in page
     assert same["id"] not in page
