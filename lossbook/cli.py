@@ -373,7 +373,7 @@ def report(paths: tuple[Path, ...], form: str | None, output: Path | None, **opt
     one HTML page that needs no other file.
     """
     from lossbook import ledger
-    from lossbook.sweep_cli import latest_notebooks, report_sweep, swept
+    from lossbook.report_cli import latest_notebooks, report_sweep, swept
 
     with bad_input():
         if len(paths) == 1 and (found := swept(paths[0])):

@@ -1,4 +1,4 @@
-"""The command `lossbook sweep`, and what `report` and `run --all` have in common with it."""
+"""The commands `lossbook sweep` and `lossbook run --all`."""
 
 import sys
 from pathlib import Path
@@ -193,74 +193,3 @@ def _print_times(runs: list[dict]) -> None:
         over = f"  over the budget of {BUDGET} s" if quick and run["seconds"] > BUDGET else ""
         click.echo(f"{run['seconds']:7.1f} s  {run['target']}{over}")
     click.echo(f"{sum(run['seconds'] for run in runs):7.1f} s  together")
-
-
-# The report
-
-
-def swept(folder: Path) -> tuple[list[dict], list[dict]] | None:
-    """Returns a sweep's complete and failed runs; None if a folder isn't that of one target.
-
-    Raises:
-        ValueError: it is made for a sweep's runs and holds none.
-    """
-    from lossbook.sweeps.store import failures, records
-
-    complete, failed = records(folder), failures(folder)
-    found = complete + failed
-    if not found and (folder / "runs").is_dir() and (folder / "failed").is_dir():
-        raise ValueError(f"the sweep in {folder} has no run yet; the same command runs it")
-    return (complete, failed) if len({record["target"] for record in found}) == 1 else None
-
-
-def latest_notebooks(place: Path) -> list[Path]:
-    """Returns the newest run of each notebook in a folder of runs; of another place, itself."""
-    from lossbook.sweeps.store import records
-
-    newest = {record["target"]: record["run"] for record in records(place)}
-    return [place / "runs" / run / "notebook.ipynb" for run in newest.values()] or [place]
-
-
-def report_sweep(
-    folder: Path,
-    complete: list[dict],
-    failed: list[dict],
-    output: Path | None,
-    form: str | None,
-    metrics: tuple[str, ...],
-    higher: tuple[str, ...],
-    lower: tuple[str, ...],
-    include_old: bool,
-) -> None:
-    """Draws what a sweep's runs say into a folder, or prints it as `form`, json or csv."""
-    import matplotlib  # noqa: F401  (to say what is missing)
-
-    from lossbook.sweeps import for_machines, measured
-
-    with bad_input():
-        sweep = measured.read(complete, metrics, higher, lower, include_old)
-    if form == "json":
-        click.echo(for_machines.as_json(sweep, len(failed)))
-    elif form == "csv":
-        click.echo(for_machines.as_frame(sweep).to_csv(index=False), nl=False)
-    else:
-        _draw_report(sweep, failed, folder, output or folder / "report")
-    if failed:
-        click.echo(f"runs that failed and are missing: {len(failed)}", err=bool(form))
-
-
-def _draw_report(sweep, failed: list[dict], folder: Path, output: Path) -> None:
-    from lossbook.sweeps import words
-    from lossbook.sweeps.page import write
-
-    try:
-        page = write(sweep, failed, folder, output)
-    except OSError as error:
-        raise click.ClickException(f"{output} can't be written to: {error}") from error
-    for metric in sweep.metrics:
-        click.echo(f"{metric.name}: {' '.join(words.finding(metric).split())}")
-        for remark in words.remarks(metric):
-            click.echo(f"  {remark}")
-    if sweep.n_left_out:
-        click.echo(f"{sweep.n_left_out} runs of other code are left out; --include-old adds them")
-    click.echo(f"{page}, with its figures as PNG and SVG beside it")
