@@ -25,31 +25,34 @@ NUMBERS = ("verdict", "mean", "low", "high", "n", "scale", "device")
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda, if there]")
+@click.option("--note", default="", help="What else the page says of the run.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path))
-def main(folder: Path, device: str | None, output: Path | None) -> None:
+def main(folder: Path, device: str | None, note: str, output: Path | None) -> None:
     """Write what the runs of the book in FOLDER say, beside what the committed notebooks say."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     runs, failed = records(folder), failures(folder)
     if not runs:
         raise click.UsageError(f"FOLDER must hold runs of the book, got {folder}")
-    write(output or RESULTS / device, runs, failed, machine.describe(device))
+    write(output or RESULTS / device, runs, failed, machine.describe(device), note)
 
 
-def write(folder: Path, runs: list[dict], failed: list[dict], found: dict[str, object]) -> None:
+def write(
+    folder: Path, runs: list[dict], failed: list[dict], found: dict[str, object], note: str = ""
+) -> None:
     """Write all claims as CSV and a page that shows the notebooks and what differs."""
     claims = compared(runs)
     report.write_rows(folder, NAME, claims, found)
     scale = ", ".join(sorted({str(run["parameters"].get("scale", "quick")) for run in runs}))
     parts = [
         f"# The book at {scale} scale",
-        _summary(claims),
+        f"{_summary(claims)} {note}".strip(),
         report.markdown(
             ["notebook", "seconds", *VERDICTS, "verdicts that differ"], _lines(runs, failed, claims)
         ),
         "## Where the verdict differs",
         report.markdown(["claim", "in the book", "here"], _changes(claims)),
-        f"Run on {found['device']}, {found['cpu']} with {found['cores']} cores, several notebooks "
-        f"at the same time, torch {found['torch']}, commit {found['commit']}, {found['date']}. "
+        f"Run on {found['device']}, {found['cpu']} with {found['cores']} cores, torch "
+        f"{found['torch']}, commit {found['commit']}, {found['date']}. "
         f"All claims are in [{NAME}.csv]({NAME}.csv).",
     ]
     with replacing(folder / f"{NAME}.md") as stream:

@@ -1,5 +1,7 @@
 """Every test runs on one thread and starts from the same seed."""
 
+import signal
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--jaxtyping-packages", None):
         import beartype
 
