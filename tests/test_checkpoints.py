@@ -331,6 +331,12 @@ class Wide(Model):
         self.layers[4] = nn.Linear(8, 4)
 
 
+def with_tanh():
+    model = made()
+    model.layers[2] = nn.Tanh()
+    return model
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -343,6 +349,7 @@ class Wide(Model):
         ({"knobs": {"temperature": 0.5}}, "knobs was {'temperature': 2.0} and is"),
         ({"every": 2}, "every was None and is 2;"),
         ({"loss": other_loss}, "loss was cross_entropy and is other_loss;"),
+        ({"model": with_tanh()}, r"module layers.2 was ReLU\(\) and is Tanh\(\);"),
         ({"data": (X, 2 - Y)}, r"data was \['torch.float32 \[64, 5\] \w{8}', 'torch.int64 \[64\]"),
         ({"model": Wide()}, r"parameter layers.4.weight was \[3, 8\] and is \[4, 8\], parameter"),
         ({"momentum": 0.5, "seed": 1, "every": 2, "batch_size": 9}, r"is 0\.5 and 1 more;"),

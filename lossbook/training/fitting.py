@@ -88,13 +88,13 @@ def fit(
         every: number of steps between evaluations; there is always one at the end.
         checkpoint: a file with the state of the run. The same call goes on where the file stands,
             and ends, on the same machine, with the same bits as a run that was never interrupted.
-            A call with more steps goes on further, one with other arguments is refused; that code
-            has changed is not seen, nor what a loader or a sampler holds. What lies outside the
-            model, the optimizer, the data and torch's random state is not in the file: make a
-            loss's memory bank a part of the model.
+            A call with more steps goes on further, one with other arguments or modules is refused;
+            that code inside them has changed is not seen, nor what a loader or a sampler holds.
+            What lies outside the model, the optimizer, the data and torch's random state is not in
+            the file: make a loss's memory bank a part of the model.
         checkpoint_seconds: how often the file is written, besides at the end, at Ctrl-C and at
-            SIGTERM; 0 writes it at every step. After an exception the file is the last one
-            written.
+            SIGTERM (these only in the main thread, which a sweep's worker is not); 0 writes it at
+            every step. After an exception the file is the last one written.
         progress: whether to show a progress bar.
 
     Returns:
@@ -145,6 +145,7 @@ def fit(
         "data": data,
         "device": device.type,
         **{f"parameter {name}": list(p.shape) for name, p in model.named_parameters()},
+        **{f"module {name}": _kind(module) for name, module in model.named_modules()},
     }
     low_precision = autocast(precision, device)
     model.train()
@@ -184,6 +185,10 @@ def fit(
         error.history = history
         raise error
     return history
+
+
+def _kind(module: nn.Module) -> str:
+    return f"{type(module).__name__}({module.extra_repr()})"
 
 
 def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
