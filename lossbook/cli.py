@@ -104,11 +104,40 @@ def _paper_line(paper: Paper) -> str:
 
 
 @main.command()
-@click.argument("name", metavar="PAPER")
+@click.argument("name", metavar="PAPER|NOTEBOOK")
 def show(name: str) -> None:
-    """Show a paper: idea, formula, source, place in the book."""
+    """Show a paper (idea, formula, source) or a notebook (papers, parameters and their ranges)."""
     with bad_input():
-        paper = catalog.paper(name)
+        try:
+            paper = catalog.paper(name)
+        except ValueError as error:
+            try:
+                entry = catalog.notebook(name)
+            except ValueError:
+                raise error from None
+            return _show_notebook(entry)
+    _show_paper(paper)
+
+
+def _show_notebook(entry: Notebook) -> None:
+    click.secho(f"{entry.number or ''} {entry.title} ({entry.slug})".strip(), bold=True)
+    click.echo(f"Part {entry.part}, {entry.part_title}; {entry.path}\n")
+    for name in entry.papers:
+        click.echo(_paper_line(catalog.paper(name)))
+    if not notebooks.exists(entry):
+        return
+    rows = parameters.parse(notebooks.read(notebooks.find(entry.slug))).values()
+    click.echo(
+        "\nparameters, their defaults and ranges; for `lossbook run` and `lossbook sweep` -p"
+    )
+    for parameter in rows:
+        allowed = ", ".join(parameter.choices)
+        if parameter.low is not None:
+            allowed = f"{parameter.low:g} to {parameter.high:g}"
+        click.echo(f"    {f'{parameter.name} = {parameter.default}':40} {allowed}".rstrip())
+
+
+def _show_paper(paper: Paper) -> None:
     entry = catalog.notebook(paper.notebook)
     click.secho(f"{paper.short} ({paper.id})", bold=True)
     click.echo(_wrap(paper.title))

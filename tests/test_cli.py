@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -103,6 +104,17 @@ def test_show(lossbook):
     assert "notebook 21, Pair weighting" in out
     wrong = lossbook("show", "multi-similarty")
     assert wrong.exit_code == 2 and "did you mean multi-similarity" in wrong.output
+
+
+def test_show_a_notebook(lossbook):
+    for name in ("21", "pair_weighting"):
+        out = lossbook("show", name).output
+        assert "multi-similarity" in out and "notebooks/03_metric_learning/21_pair" in out
+        assert re.search(r"ms_beta = 50\.0 +5 to 80\n", out)
+        assert re.search(r"pairing = \S+ +positive-negative, anchor-negative\n", out)
+    coming = next(entry for entry in catalog.notebooks() if not notebooks.exists(entry))
+    shown = lossbook("show", coming.slug)
+    assert shown.exit_code == 0 and "parameters" not in shown.output
 
 
 def test_cite(lossbook):
