@@ -106,7 +106,10 @@ def test_show(lossbook):
     assert wrong.exit_code == 2 and "did you mean multi-similarity" in wrong.output
 
 
-def test_show_a_notebook(lossbook):
+def test_show_a_notebook():
+    def lossbook(*arguments):
+        return CliRunner().invoke(cli.main, arguments)
+
     for name in ("21", "pair_weighting"):
         out = lossbook("show", name).output
         assert "multi-similarity" in out and "notebooks/03_metric_learning/21_pair" in out
