@@ -372,8 +372,8 @@ def bench(options: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "form", flag_value="json", help="Print JSON instead.")
-@click.option("--csv", "form", flag_value="csv", help="Print a sweep's settings as CSV instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a sweep's settings as CSV instead.")
 @click.option("--metric", "metrics", multiple=True, help="Of a sweep: only this; may be repeated.")
 @click.option(
     "--higher",
@@ -390,7 +390,9 @@ def bench(options: tuple[str, ...]) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Of a sweep: the report's folder [default: DIR/report].",
 )
-def report(paths: tuple[Path, ...], form: str | None, output: Path | None, **options) -> None:
+def report(
+    paths: tuple[Path, ...], as_json: bool, as_csv: bool, output: Path | None, **options
+) -> None:
     """Report what has been measured: the ledger of claims, or the results of a sweep.
 
     In the ledger each claim stands with its difference, 95 % interval, number of seeds, the
@@ -402,9 +404,13 @@ def report(paths: tuple[Path, ...], form: str | None, output: Path | None, **opt
     one HTML page that needs no other file.
     """
     from lossbook import ledger
-    from lossbook.report_cli import latest_notebooks, report_sweep, swept
+    from lossbook.report_cli import check_places, latest_notebooks, report_sweep, swept
 
     with bad_input():
+        if as_json and as_csv:
+            raise ValueError("--json and --csv must not be given together")
+        form = "json" if as_json else "csv" if as_csv else None
+        check_places(paths)
         if len(paths) == 1 and (found := swept(paths[0])):
             return report_sweep(paths[0], *found, output, form, **options)
         if output or form == "csv" or any(options.values()):

@@ -1,6 +1,7 @@
 """The commands `lossbook sweep` and `lossbook run --all`."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -95,16 +96,28 @@ def run_jobs(todo: list, store, scheduler: str | None = None, workers: int | Non
     except NoCluster as error:
         raise click.ClickException(str(error)) from error
     except (SchedulerLost, NotWritten) as error:
+        _renew_table(store)
         raise click.ClickException(f"{error}\n{_how_to_go_on(todo, store)}") from error
     except KeyboardInterrupt:
+        _renew_table(store)
         click.echo(f"\ninterrupted; {_how_to_go_on(todo, store)}", err=True)
         sys.exit(130)
     done = len(todo) - len(failed)
     before = len(todo) - len(missing)
-    click.echo(f"{done} of {len(todo)} runs are in {store.folder}, {before} of them from before")
+    lost = f"; {len(failed)} failed" if failed else ""
+    where = f"in {store.folder}, {before} of them from before"
+    click.echo(f"{done} of {len(todo)} runs are {where}{lost}")
     _count_others(todo, store)
     _list_failures(failed)
     return bool(failed)
+
+
+def _renew_table(store) -> None:
+    """Writes the table of what is there at an end that came too early, if that is possible."""
+    from lossbook.sweeps.store import NotWritten, renew_table
+
+    with suppress(NotWritten):
+        renew_table(store.folder)
 
 
 def _count_others(todo: list, store) -> None:
@@ -158,14 +171,21 @@ def _workers_in_words(client) -> str:
     return f"{state}; dashboard: {client.dashboard_link}"
 
 
-def _list_failures(failed: list[tuple], shown: int = 20) -> None:
+def _list_failures(failed: list[tuple], shown: int = 10) -> None:
+    """Lists errors, each with how many runs it ended and one of these."""
+    from lossbook.sweeps.store import by_error
+
     if failed:
         click.echo(f"{len(failed)} failed; the same command tries them again:", err=True)
-    for job, error, place in failed[:shown]:
+    errors = by_error((error, (job, place)) for job, error, place in failed)
+    for error, runs in list(errors.items())[:shown]:
+        job, place = runs[0]
         name = "notebook.ipynb" if (place / "notebook.ipynb").is_file() else "record.json"
-        click.echo(f"  {job}: {error.splitlines()[0]}\n    {place / name}", err=True)
-    if len(failed) > shown:
-        click.echo(f"  and {len(failed) - shown} more in {failed[0][2].parent}", err=True)
+        count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+        example = f"{job.target.name} {job}".rstrip()
+        click.echo(f"  {count}: {error}\n    such as {example}: {place / name}", err=True)
+    if len(errors) > shown:
+        click.echo(f"  and {len(errors) - shown} other errors in {failed[0][2].parent}", err=True)
 
 
 # The whole book

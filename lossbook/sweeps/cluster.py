@@ -2,8 +2,10 @@
 
 import json
 import logging
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,12 @@ LOCAL = {
     "distributed.scheduler.worker-saturation": 1.0,  # nothing waits behind a run that may kill
 }
 # A terminal sends Ctrl-C to the workers too; the command ends them when it has heard of it itself.
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+DEAF = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+if hasattr(signal, "pthread_sigmask"):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+"""
 
 
 class NoCluster(Exception):
@@ -54,20 +61,33 @@ def connected(scheduler: str | None, workers: int) -> Iterator["Client"]:
             check_workers(client)
             yield client
         return
-    with (
-        dask.config.set(LOCAL),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=0,  # a notebook's memory is its kernel's, which Dask doesn't see
-            silence_logs=logging.CRITICAL,
-            preload=[DEAF],
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with dask.config.set(LOCAL), ExitStack() as stack:
+        with _interrupts_later():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                memory_limit=0,  # a notebook's memory is its kernel's, which Dask doesn't see
+                silence_logs=logging.CRITICAL,
+                preload=[DEAF],
+            )
+            client = stack.enter_context(Client(stack.enter_context(cluster)))
         yield client
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Holds Ctrl-C back while workers start, which inherit that; on Windows it does nothing."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # to start with the first worker, it would let Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _client(address: str) -> "Client":

@@ -18,7 +18,7 @@ def against_best(metric: Metric) -> Iterator[Picture]:
     """Draws the settings' differences from the best one, if there are seeds enough."""
     if metric.best is None:
         return
-    rows = metric.settings.drop(index=metric.best.name)
+    rows = metric.settings.loc[metric.estimates.ranked].drop(index=metric.best.name)
     rows = rows[rows["pairs"] >= FEW]
     if rows.empty:
         return

@@ -14,7 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 from lossbook import plots
 from lossbook.sweeps.estimates import FEW
 from lossbook.sweeps.measured import Metric
-from lossbook.sweeps.words import finding, in_words, setting, shown
+from lossbook.sweeps.words import finding, in_words, setting, shown, tried
 
 MOST_LINES = 5  # values of a second knob that one figure shows as lines
 MOST_TICKS = 10  # values of a knob that each have their tick
@@ -47,7 +47,7 @@ def _slice(metric: Metric, others: list[str]) -> tuple[pandas.DataFrame, str]:
 
     Without a best one they have the first one's.
     """
-    center = metric.settings.iloc[0] if metric.best is None else metric.best
+    center = metric.measured.iloc[0] if metric.best is None else metric.best
     rows = metric.settings
     for other in others:
         rows = rows[rows[other].map(shown) == shown(center[other])]
@@ -85,6 +85,7 @@ def _curve(metric: Metric, knob: str, others: list[str]) -> Picture:
     fig, ax = plots.figure(6.8, 4)
     by = _knob_of_lines(metric, others)
     rows, place = (metric.settings, "") if by else _slice(metric, others)
+    rows, empty = rows[rows["n"] > 0], rows[rows["n"] == 0]
     groups = list(rows.groupby(by, dropna=False)) if by else [("", rows)]
     numeric = _is_numeric(rows[knob])
     ticks = _names_in_order(rows[knob])
@@ -102,7 +103,9 @@ def _curve(metric: Metric, knob: str, others: list[str]) -> Picture:
     if by:
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     title = _title(metric, place, 6.8)
-    ax.set(xlabel=f"{knob} ({_counts(rows)})", ylabel=_axis_label(metric))
+    without = "; ".join(setting(row, metric.knobs) for _, row in empty.iterrows())
+    lacking = f"\nno value: {fill(without, 70)}" if without else ""
+    ax.set(xlabel=f"{knob} ({_counts(rows)}){lacking}", ylabel=_axis_label(metric))
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     points = "; ".join(
         f"{setting(row, metric.knobs)}: {in_words(row)}" for _, row in rows.iterrows()
@@ -192,6 +195,9 @@ def _heat_map(metric: Metric, down: str, across: str, others: list[str]) -> Pict
     fig.colorbar(image, ax=ax, label=_axis_label(metric))
     if means.size <= MOST_NUMBERS:
         _write_numbers(ax, means, halves, image)
+        for _, row in named[named["n"] == 0].iterrows():
+            at = columns.index(row[across]), rows_of_map.index(row[down])
+            ax.text(*at, f"{tried(row)}\nseeds", ha="center", va="center", fontsize=9)
     _name_ticks(ax, "x", columns)
     _name_ticks(ax, "y", rows_of_map)
     title = _title(metric, place, width)

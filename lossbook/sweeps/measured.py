@@ -1,6 +1,5 @@
 """What a sweep's runs measured: each metric, from their records."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,8 @@ from difflib import get_close_matches
 import pandas
 
 from lossbook.sweeps.estimates import Estimates, estimate, idle
+from lossbook.sweeps.rows import code, failure, measurements, text_columns, varied
 
-COLUMNS = {"run", "code", "metric", "label", "direction", "by_default", "value", "setting"}
-COLUMNS |= {"n", "mean", "low", "high", "pairs"}
-COLUMNS |= {"difference", "difference_low", "difference_high"}
 LOWER = {"loss", "losses", "error", "errors", "perplexity", "deviation", "nll", "ece", "brier"}
 LOWER |= {"mse", "mae", "rmse", "seconds", "minutes", "hours", "time", "latency", "memory"}
 """Words in a metric's name by which a lower value is better."""
@@ -32,7 +29,8 @@ class Sweep:
         n_left_out: how many runs of other code there are.
         knobs: the names of the parameters that differ between runs.
         metrics: what was measured.
-        runs: the records that are used, by their run.
+        failed: the records of the failed runs of the same code.
+        runs: the records that are used and those of failed runs, by their run.
     """
 
     target: str
@@ -41,6 +39,7 @@ class Sweep:
     n_left_out: int
     knobs: list[str]
     metrics: list["Metric"]
+    failed: list[dict]
     runs: dict[str, dict]
 
 
@@ -51,17 +50,18 @@ class Metric:
     Attributes:
         name: by which `--metric` finds it.
         label: what stands at an axis.
-        where: the texts that tell it from others of its name, such as a data set.
+        where: what tells it from others of its name, such as a data set, and the parameters that
+            differ in the sweep but have only one value here.
         higher: whether a higher value is better; None where nothing says so.
         knobs: the parameters that it depends on.
         idle: those at whose every value it is the same.
-        n_missing: how many runs have no finite value.
+        n_missing: how many complete runs have no finite value.
         estimates: its settings; their parts are attributes of the metric too.
     """
 
     name: str
     label: str
-    where: dict[str, str]
+    where: dict[str, object]
     higher: bool | None
     knobs: list[str]
     idle: list[str]
@@ -71,7 +71,7 @@ class Metric:
     @property
     def title(self) -> str:
         """Its label and where it was measured."""
-        return ", ".join([self.label, *(f"{name} = {text}" for name, text in self.where.items())])
+        return ", ".join([self.label, *(f"{name} = {value}" for name, value in self.where.items())])
 
     @property
     def values(self) -> pandas.DataFrame:
@@ -80,17 +80,17 @@ class Metric:
 
     @property
     def settings(self) -> pandas.DataFrame:
-        """One row a setting."""
+        """One row a setting, also where every run failed."""
         return self.estimates.settings
 
     @property
-    def common(self) -> int:
-        """How many seeds all settings have."""
-        return self.estimates.common
+    def measured(self) -> pandas.DataFrame:
+        """The settings that have a value."""
+        return self.settings[self.settings["n"] > 0]
 
     @property
     def best(self) -> pandas.Series | None:
-        """The setting with the best mean over the seeds that all have, if better is known."""
+        """The setting with the best mean over the seeds that are compared, if better is known."""
         place = self.estimates.best
         return None if place is None else self.settings.astype(object).loc[place]
 
@@ -101,6 +101,7 @@ def read(
     higher: Sequence[str] = (),
     lower: Sequence[str] = (),
     include_old: bool = False,
+    failed: Sequence[dict] = (),
 ) -> Sweep:
     """Returns what the records of a sweep say.
 
@@ -113,25 +114,35 @@ def read(
         lower: metrics whose lower values are better.
         include_old: whether runs of other code than the newest run's count too, each code for
             itself.
+        failed: records of failed runs.
 
     Raises:
-        ValueError: there is no such metric, or none at all.
+        ValueError: there is no such metric, or none at all, or it is in both lists.
     """
     if not found:
         raise ValueError("no run is complete; `lossbook sweep` lists why they failed")
-    code = _code(found[-1])
-    used = [record for record in found if include_old or _code(record) == code]
-    frame = pandas.DataFrame([row for record in used for row in _measurements(record)])
-    codes = sorted({_code(record) for record in used})
-    knobs = _varied(used)
-    texts = _text_columns(used) + (["code"] if len(codes) > 1 else [])
+    for name in higher:
+        if name in lower:
+            raise ValueError(
+                f"--higher and --lower must name different metrics, got {name} in both"
+            )
+    newest = code(found[-1])
+    used = [record for record in found if include_old or code(record) == newest]
+    codes = sorted({code(record) for record in used})
+    lost = [record for record in failed if code(record) in codes]
+    frame = pandas.DataFrame(
+        [row for record in used for row in measurements(record)] + [failure(r) for r in lost]
+    )
+    knobs = varied([*used, *lost])
+    texts = text_columns(used) + (["code"] if len(codes) > 1 else [])
     _chosen(frame, [*higher, *lower])
     metrics = []
     for name in _chosen(frame, names):
         rows = frame[frame["metric"] == name]
         claimed = rows["direction"].iloc[0]
         wish = "higher" if name in higher else "lower" if name in lower else claimed
-        metrics += _metrics(name, rows, knobs, texts, _is_higher_better(name, wish))
+        direction = _is_higher_better(name, wish)
+        metrics += _metrics(name, rows, frame[frame["metric"].isna()], knobs, texts, direction)
     return Sweep(
         target=found[-1]["target"],
         code=codes,
@@ -139,93 +150,38 @@ def read(
         n_left_out=len(found) - len(used),
         knobs=knobs,
         metrics=metrics,
-        runs={record["run"]: record for record in used},
+        failed=lost,
+        runs={record["run"]: record for record in [*used, *lost]},
     )
 
 
-def _code(record: dict) -> str:
-    return f"{record['fingerprint'][:8]}, lossbook {record['version']}"
-
-
-# From records to one row for each metric of each run
-
-
-def _measurements(record: dict) -> Iterable[dict]:
-    parameters = {_knob(name): _plain(value) for name, value in record["parameters"].items()}
-    run = {"run": record["run"], "code": _code(record), **parameters}
-    for row in record["rows"]:
-        texts = {_knob(name): value for name, value in row.items() if isinstance(value, str)}
-        for name in [name for name, value in row.items() if not isinstance(value, str)]:
-            label = {"metric": name, "label": name, "direction": None, "by_default": True}
-            yield {**run, **texts, **label, "value": row[name]}
-    for claim in record["claims"]:
-        for name, label, value in _claim_values(claim):
-            by_default = name == claim["id"] and claim["kind"] == "measured"
-            facts = {"direction": claim["direction"], "by_default": by_default}
-            yield {**run, "metric": name, "label": label, **facts, "value": value}
-
-
-def _knob(name: str) -> str:
-    """The column of a parameter, apart from those of the tables."""
-    return f"{name}_" if name in COLUMNS else name
-
-
-def _claim_values(claim: dict) -> Iterable[tuple[str, str, float]]:
-    if claim["kind"] == "exact":
-        yield claim["id"], claim["metric"], claim["largest"]
-        return
-    arms = f"{claim['treatment']} minus {claim['baseline']}"
-    yield claim["id"], f"{claim['metric']}, {arms}", claim["mean"]
-    treatment = claim["treatment"]
-    yield f"{claim['id']} treatment", f"{claim['metric']}, {treatment}", claim["treatment_mean"]
-
-
-def _plain(value: object) -> object:
-    return json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def _varied(used: list[dict]) -> list[str]:
-    """The parameters that differ between runs, beside the seed."""
-    values: dict[str, set] = {}
-    for record in used:
-        for name, value in record["parameters"].items():
-            values.setdefault(_knob(name), set()).add(_plain(value))
-    return [name for name, found in values.items() if name != "seed" and len(found) > 1]
-
-
-def _text_columns(used: list[dict]) -> list[str]:
-    """The texts by which the rows of one run differ, such as a condition or a data set."""
-    names = []
-    for record in used:
-        for name in {name for row in record["rows"] for name in row}:
-            texts = {row.get(name) for row in record["rows"]}
-            if len(texts) > 1 and all(isinstance(text, str) for text in texts):
-                names.append(_knob(name))
-    return sorted(set(names))
-
-
 def _chosen(frame: pandas.DataFrame, names: Sequence[str]) -> list[str]:
-    if frame.empty:
+    known = list(frame["metric"].dropna().unique()) if len(frame) else []
+    if not known:
         raise ValueError("the runs hold no metric: a function returns them, a notebook logs them")
-    known = list(dict.fromkeys(frame["metric"]))
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"there is no metric {name!r}{hint}\nmetrics: {', '.join(known)}")
-    by_default = list(dict.fromkeys(frame.loc[frame["by_default"], "metric"]))
+    by_default = list(frame.loc[frame["by_default"], "metric"].unique())
     return list(names) or by_default or known
 
 
-def _is_higher_better(name: str, direction: str | None) -> bool | None:
-    if direction:
+def _is_higher_better(name: str, direction: object) -> bool | None:
+    if isinstance(direction, str):
         return direction == "higher"
     words = set(re.split(r"[^a-z]+", name.lower()))
     return False if words & LOWER else True if words & HIGHER else None
 
 
 def _metrics(
-    name: str, rows: pandas.DataFrame, knobs: list[str], texts: list[str], higher: bool | None
+    name: str,
+    rows: pandas.DataFrame,
+    failed: pandas.DataFrame,
+    knobs: list[str],
+    texts: list[str],
+    higher: bool | None,
 ) -> Iterable[Metric]:
     """One metric for each combination of texts, such as each data set."""
     rows = rows.assign(value=pandas.to_numeric(rows["value"]).astype(float))
@@ -233,21 +189,37 @@ def _metrics(
         raise ValueError(f"{name} is finite in no run")
     parts = rows.groupby(texts, sort=False, dropna=False) if texts else [((), rows)]
     for key, part in parts:
-        keys = ["run", "seed", *knobs]
-        values = part.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
-        finite = values[values["value"].notna()]
-        if finite.empty:
+        if part["value"].isna().all():
             continue
-        n_missing = len(values) - len(finite)
-        without = [] if n_missing else idle(values, knobs)
-        own = [knob for knob in knobs if knob not in without]
+        values = _tried(part, failed[failed["code"].isin(part["code"])], knobs)
+        places = {knob: values[knob].drop_duplicates().tolist() for knob in knobs}
+        several = [knob for knob in knobs if len(places[knob]) > 1]
+        where = dict(zip(texts, key, strict=True))
+        where |= {knob: places[knob][0] for knob in knobs if knob not in several}
+        without = _without_effect(values, several)
+        own = [knob for knob in several if knob not in without]
         yield Metric(
             name=name,
             label=part["label"].iloc[0],
-            where={text: value for text, value in zip(texts, key, strict=True) if value == value},
+            where={name: value for name, value in where.items() if value == value},
             higher=higher,
             knobs=own,
             idle=without,
-            n_missing=n_missing,
-            estimates=estimate(finite, own, higher),
+            n_missing=int((values["value"].isna() & (values["error"] == "")).sum()),
+            estimates=estimate(values, own, higher),
         )
+
+
+def _without_effect(values: pandas.DataFrame, knobs: list[str]) -> list[str]:
+    """The knobs that change nothing, not even whether runs fail; or all, if no value differs."""
+    complete = values[values["error"] == ""]
+    several = all(complete[knob].nunique(dropna=False) > 1 for knob in knobs)
+    flat = several and idle(complete, knobs) == knobs
+    return knobs if flat else idle(values, knobs)
+
+
+def _tried(part: pandas.DataFrame, failed: pandas.DataFrame, knobs: list[str]) -> pandas.DataFrame:
+    """One row a run, with its mean; also those that failed, without a value."""
+    keys = ["run", "seed", *knobs, "error"]
+    values = part.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
+    return pandas.concat([values, failed[keys].assign(value=float("nan"))], ignore_index=True)

@@ -44,15 +44,15 @@ class Progress:
         self.bar.refresh()
 
     def _line(self) -> None:
-        now, done = time.monotonic(), self.there + self.ended
-        if now - self.last < EVERY and done < self.total:
+        now, left = time.monotonic(), self.total - self.there - self.ended
+        if now - self.last < EVERY and left:
             return
         self.last = now
         pace = (now - self.started) / self.ended
         failed = f", {self.failed} failed" if self.failed else ""
         click.echo(
-            f"{done} of {self.total} runs{failed}, {60 / pace:.3g} a minute, "
-            f"{_duration(pace * (self.total - done))} left",
+            f"{self.there + self.ended - self.failed} of {self.total} runs{failed}, "
+            f"{60 / pace:.3g} a minute, {_duration(pace * left)} left",
             err=True,
         )
 

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +68,7 @@ class Store:
         place = (self.failed if failed else self.runs) / job.id
         if failed:
             shutil.rmtree(place, ignore_errors=True)
-        with self._written():
+        with _written(self.folder):
             _put(place, files)
         if not failed:
             shutil.rmtree(self.failed / job.id, ignore_errors=True)
@@ -76,18 +76,35 @@ class Store:
 
     def write_table(self) -> Path:
         """Makes ``records.parquet`` anew from the runs; returns its path."""
-        target, rows = self.folder / "records.parquet", table(records(self.folder))
-        with self._written(), replacing(target, binary=True) as stream:
-            rows.to_parquet(stream, index=False)
-        return target
+        return write_table(self.folder)
 
-    @contextmanager
-    def _written(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise NotWritten(f"{self.folder} can't be written to: {reason}") from error
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(f"{folder} can't be written to: {error.strerror or error}") from error
+
+
+def write_table(folder: Path) -> Path:
+    """Makes ``records.parquet`` anew from the runs in a sweep's folder; returns its path.
+
+    Raises:
+        NotWritten: the disk is full, or the like.
+    """
+    target, rows = folder / "records.parquet", table(records(folder))
+    with _written(folder), replacing(target, binary=True) as stream:
+        rows.to_parquet(stream, index=False)
+    return target
+
+
+def renew_table(folder: Path) -> None:
+    """Writes ``records.parquet`` if it is absent or a run has come or gone since."""
+    target = folder / "records.parquet"
+    changed = (folder / "runs").stat().st_mtime_ns
+    if not target.is_file() or target.stat().st_mtime_ns <= changed:
+        write_table(folder)
 
 
 def _record(job: Job, outcome: dict) -> dict:
@@ -134,14 +151,29 @@ def records(folder: Path) -> list[dict]:
     Raises:
         ValueError: a record can't be read.
     """
-    found = [_read(path) for path in (folder / "runs").glob("[!.]*/record.json")]
-    return sorted(found, key=lambda record: (record["finished"], record["run"]))
+    return _by_time((folder / "runs").glob("[!.]*/record.json"))
 
 
 def failures(folder: Path) -> list[dict]:
-    """Returns the records of the runs that failed last time and are not complete."""
+    """Returns the records of the runs that failed last time and are not complete, by time."""
     paths = (folder / "failed").glob("[!.]*/record.json")
-    return [_read(path) for path in paths if not (folder / "runs" / path.parent.name).is_dir()]
+    return _by_time(p for p in paths if not (folder / "runs" / p.parent.name).is_dir())
+
+
+def _by_time(paths: Iterable[Path]) -> list[dict]:
+    return sorted(map(_read, paths), key=lambda record: (record["finished"], record["run"]))
+
+
+def by_error(errors: Iterable[tuple[str, object]]) -> dict[str, list]:
+    """Groups what failed by its error's first line, the most frequent one first.
+
+    Args:
+        errors: pairs of an error and what failed of it.
+    """
+    found: dict[str, list] = {}
+    for error, what in errors:
+        found.setdefault(error.partition("\n")[0], []).append(what)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 def _read(path: Path) -> dict:

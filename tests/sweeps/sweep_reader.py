@@ -32,6 +32,24 @@ log(score=beta * 10 + seed)"""
 PATIENCE = 100  # seconds, on a busy machine
 
 
+def record(rows, seed=0, claims=(), code="a" * 8, **parameters) -> dict:
+    """A run's record, as far as a report reads it."""
+    return {
+        "run": f"{code}{seed}{parameters}",
+        "target": "experiment:run",
+        "fingerprint": code,
+        "version": "1",
+        "parameters": {"seed": seed, **parameters},
+        "rows": rows,
+        "claims": list(claims),
+    }
+
+
+def failed(error, seed=0, **parameters) -> dict:
+    """The record of a run that failed."""
+    return {**record([], seed, **parameters), "error": error}
+
+
 class Reader:
     """A reader's folder, and the command `lossbook` in it."""
 

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas
+import psutil
 import pytest
 from click.testing import CliRunner
 from sweep_reader import EXPERIMENT, wait_for
@@ -48,9 +49,14 @@ def test_failures_and_killers_stop_nobody_else(reader):
     arguments = (*SWEEP, "-p", "kind=fine,kills,raises", "--seeds", "0:2", "--workers", "2")
     code, out, err = reader.lossbook(*arguments)
     assert code == 1
-    assert "3 of 6 runs are in out" in out and "3 failed; the same command tries them again" in err
-    assert "  seed=1 kind=raises: RuntimeError: no luck\n" in err
-    assert err.count("its worker died each time it ran") == 2
+    assert "3 of 6 runs are in out, 0 of them from before; 3 failed" in out
+    assert "3 of 6 runs, 3 failed, " in err and "3 failed; the same command tries them again" in err
+    assert (
+        "  1 run: RuntimeError: no luck\n    such as experiment:run seed=1 kind=raises: out/failed/"
+        in err
+    )
+    assert err.count("its worker died each time it ran") == 1
+    assert "  2 runs: its worker died" in err
     assert len(reader.runs("out/runs")) == 3 and len(reader.runs("out/failed")) == 3
     starts = Counter((kind, seed) for kind, _, seed, _ in reader.started())
     assert starts["kills", "0"] > 1 and starts["kills", "1"] > 1
@@ -116,6 +122,27 @@ def test_ctrl_c_leaves_whole_runs_and_says_how_to_go_on(reader):
     assert f"interrupted; {done} of 40 runs are in out, the same command does the rest" in err
     assert 2 <= done < 40 and len(list(Path("out/runs").iterdir())) == done
     assert not any(is_alive(int(process)) for *_, process in reader.started())
+    assert len(pandas.read_parquet("out/records.parquet")) == done
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, workers can't inherit that they are deaf")
+def test_ctrl_c_while_workers_start_is_as_short(reader):
+    command = reader.start(*SWEEP, "--seeds", "0:4", "--workers", "2")
+    wait_for(lambda: len(workers_of(command.pid)) == 2, "the workers' processes")
+    os.killpg(command.pid, signal.SIGINT)
+    out, err = command.communicate(timeout=100)
+    assert command.returncode == 130
+    assert "interrupted; 0 of 4 runs are in out" in err
+    assert "Traceback" not in err and "Exception ignored" not in err
+
+
+def workers_of(process: int) -> list[int]:
+    """The processes that a command has started to be workers."""
+    return [
+        child.pid
+        for child in psutil.Process(process).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
 
 
 def test_two_sweeps_in_one_folder_count_every_run_once(reader):

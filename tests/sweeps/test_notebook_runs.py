@@ -25,7 +25,7 @@ def test_a_notebook_with_a_failing_setting(reader):
     arguments = ("sweep", "mine.ipynb", "-p", "beta=-1,2", "--seeds", "3", "-o", "out")
     code, out, err = reader.lossbook(*arguments, "--scale", "smoke", "--workers", "2")
     assert code == 1 and "1 of 2 runs" in out
-    assert "seed=3 beta=-1 scale=smoke: cell 3 raised RuntimeError: too cold" in err
+    assert "  1 run: cell 3 raised RuntimeError: too cold\n    such as mine seed=3 beta=-1" in err
     (failed,) = reader.folder.glob("out/failed/*/notebook.ipynb")
     assert str(failed.relative_to(reader.folder)) in err and "too cold" in failed.read_text()
     (run,) = reader.folder.glob("out/runs/*")
@@ -43,7 +43,10 @@ def test_the_book_runs_in_parallel_and_goes_on(book, tmp_path, monkeypatch):
     result = lossbook("run", "--all", "--scale", "smoke", "--workers", "2", "-o", "out")
     assert result.exit_code == 1, result.output
     assert "1 of 2 runs are in out, 0 of them from before" in result.output
-    assert "scale=smoke: cell 3 raised RuntimeError: smoke" in result.output
+    assert (
+        "cell 3 raised RuntimeError: smoke\n    such as 21_pair_weighting scale=smoke: "
+        in result.output
+    )
     assert " s  pairs\n" in result.output and " s  together\n" in result.output
 
     broken.write_text(broken.read_text().replace("raise RuntimeError(scale)", "scale"))

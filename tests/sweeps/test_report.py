@@ -10,6 +10,7 @@ import pandas
 import pytest
 from click.testing import CliRunner
 from scipy import stats
+from sweep_reader import record
 
 from lossbook.cli import main
 from lossbook.sweeps import drawing, estimates, measured, words
@@ -19,18 +20,6 @@ from lossbook.sweeps.store import Store
 from lossbook.sweeps.targets import find
 
 OUTCOME = {"claims": [], "seconds": 1.0, "host": "here"}
-
-
-def record(rows, seed=0, claims=(), code="a" * 8, **parameters) -> dict:
-    return {
-        "run": f"{code}{seed}{parameters}",
-        "target": "experiment:run",
-        "fingerprint": code,
-        "version": "1",
-        "parameters": {"seed": seed, **parameters},
-        "rows": rows,
-        "claims": list(claims),
-    }
 
 
 def score(beta, seed):
@@ -105,14 +94,17 @@ def test_settings_are_compared_in_the_same_seeds():
     rows += [record([{"acc": noise[s] + small[s]}], s, beta=2) for s in range(6)]
     rows += [record([{"acc": 50.0}], 9, beta=1)]  # a seed of its own must not decide
     (metric,) = measured.read(rows).metrics
-    assert (metric.best["beta"], metric.common) == (2, 6)
+    assert (metric.best["beta"], metric.estimates.chosen["n"]) == (2, 6)
     other = metric.settings.iloc[0]
     expected = stats.t.interval(0.95, 5, -np.mean(small), stats.sem(small))
     assert other["difference"] == pytest.approx(-np.mean(small)) and other["pairs"] == 6
     assert (other["difference_low"], other["difference_high"]) == pytest.approx(expected)
     said = " ".join(words.remarks(metric))
     assert "differs from 1 of the 1 other settings" in said
-    assert "from 6 to 7 seeds; the best is chosen on the 6 that all have" in said
+    assert "from 6 to 7 seeds" in said
+    assert words.finding(metric).startswith(
+        "Highest acc, of the 2 settings that share 6 seeds, at beta = 2:"
+    )
 
 
 def test_a_knob_without_effect_is_said_to_have_none(found):
@@ -286,8 +278,11 @@ def lossbook(*arguments: str):
 def test_report_writes_pictures_and_one_page(folder):
     result = lossbook("report", "out")
     assert result.exit_code == 0, result.output
-    assert "score: Highest score at beta = 2, kind = <b>: 1.07 [" in result.output
-    assert "runs that failed and are missing: 1\n" in result.output
+    assert "score: Highest score, of the 6 settings that share 3 seeds, at " in result.output
+    assert "at beta = 2, kind = <b>: 1.07 [" in result.output
+    assert (
+        "runs that failed and are missing: 1\n  1 run: no luck (such as beta = 9," in result.output
+    )
     names = sorted(path.name for path in (folder / "report").iterdir())
     stems = ["score-beta", "score-beta-kind", "score-kind"]
     pictures = [f"{s}.{e}" for s in stems for e in ("png", "svg")]
@@ -311,16 +306,23 @@ def test_report_for_machines(folder):
     data = json.loads(result.stdout)
     assert (data["runs"], data["runs_failed"], data["knobs"]) == (18, 1, ["beta", "kind"])
     metric, size = data["metrics"]
-    assert metric["best"] in metric["settings"] and len(metric["settings"]) == 6
+    assert metric["best"] in metric["settings"] and len(metric["settings"]) == 7
+    assert metric["best"]["is_best"] and metric["best"]["difference"] is None
+    assert [e["value"] for e in metric["effects"]] == [2, 4, "x"]
     assert repr((metric["best"]["beta"], metric["best"]["n"])) == "(2, 3)"
     assert (size["better"], size["best"], size["the_same_at_every"]) == (None, None, data["knobs"])
     result = lossbook("report", "out", "--csv")
-    assert result.stderr == "runs that failed and are missing: 1\n"
+    assert result.stderr.startswith("runs that failed and are missing: 1\n")
     table = pandas.read_csv(io.StringIO(result.stdout))
     first = ["metric", "beta", "kind", "n", "mean", "low", "high"]
     paired = ["pairs", "difference", "difference_low", "difference_high"]
-    assert list(table) == first + paired and len(table) == 7
-    assert "score,1,x,3," in result.stdout and "size,,,3," in result.stdout
+    about = ["ranked", "is_best", "better", "seeds", "failed", "error"]
+    assert list(table) == first + paired + about
+    assert "score,1,x,3," in result.stdout
+    lost = table[(table["metric"] == "score") & (table["beta"] == 9)].iloc[0]
+    assert (lost["n"], lost["seeds"], lost["failed"], lost["error"]) == (0, 1, 1, "no luck")
+    best = table[table["is_best"] == True]  # noqa: E712
+    assert best["better"].tolist() == ["higher"] and best["difference"].isna().all()
     assert not (folder / "report").exists()
 
 
@@ -336,3 +338,39 @@ def test_report_options_need_a_sweep(folder, book):
     wrong = lossbook("report", "--csv")
     assert wrong.exit_code == 2 and "only --json is for the ledger" in wrong.output
     assert json.loads(lossbook("report", "--json").output)["claims"] == []
+
+
+def test_one_sweep_is_reported_at_a_time(folder):
+    Path("two").mkdir()
+    for wrong, message in (
+        (("out", "two"), "one sweep's folder at a time, got out, two"),
+        (("out/runs",), "out/runs lies in a sweep's folder; name that: out"),
+        (("out", "--json", "--csv"), "--json and --csv must not be given together"),
+        (("out", "--higher", "score", "--lower", "score"), "got score in both"),
+    ):
+        result = lossbook("report", *wrong)
+        assert result.exit_code == 2 and message in result.output
+
+
+def test_a_report_removes_an_earlier_one_s_figures_and_nothing_else(folder):
+    lossbook("report", "out", "-o", "elsewhere")
+    Path("elsewhere/mine.png").write_text("mine")
+    assert Path("elsewhere/score-beta.png").is_file()
+    lossbook("report", "out", "--metric", "size", "-o", "elsewhere")
+    names = sorted(path.name for path in Path("elsewhere").iterdir())
+    assert names == ["mine.png", "report.html"]
+
+
+def test_a_report_renews_the_table_that_its_page_names(folder):
+    assert not (folder / "records.parquet").exists()
+    lossbook("report", "out")
+    assert len(pandas.read_parquet(folder / "records.parquet")) == 18
+
+
+def test_a_sweep_whose_runs_all_failed_says_why(reader):
+    store = Store(Path("bad"))
+    (job,) = grid(find("experiment:run"), [], "0")
+    store.keep(job, {"error": "no luck", "traceback": "", "seconds": 1.0, "host": "here"})
+    result = lossbook("report", "bad")
+    assert result.exit_code == 2
+    assert "no run in bad is complete; failed: 1 run: no luck (such as seed = 0)" in result.output

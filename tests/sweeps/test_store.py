@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from lossbook.sweeps.jobs import grid
-from lossbook.sweeps.store import NotWritten, Store, failures, records, table
+from lossbook.sweeps.store import NotWritten, Store, by_error, failures, records, renew_table, table
 from lossbook.sweeps.targets import find
 
 DONE = {"rows": [{"score": 1.5}], "claims": [], "seconds": 1.0, "host": "here"}
@@ -94,6 +94,25 @@ def test_the_table_has_a_row_for_each_row_and_claim(store, jobs):
         0.1,
         "inconclusive",
     )
+
+
+def test_the_table_is_renewed_if_a_run_has_come_or_gone(store, jobs):
+    store.keep(jobs[0], DONE)
+    renew_table(store.folder)
+    table_file = store.folder / "records.parquet"
+    assert len(pandas.read_parquet(table_file)) == 1
+    os.utime(table_file, (4e9, 4e9))
+    renew_table(store.folder)
+    assert table_file.stat().st_mtime == 4e9
+    os.utime(table_file, (1, 1))
+    store.keep(jobs[1], DONE)
+    renew_table(store.folder)
+    assert len(pandas.read_parquet(table_file)) == 2
+
+
+def test_errors_are_grouped_by_their_first_line():
+    errors = [("a\nb", 1), ("c", 2), ("c\nd", 3)]
+    assert list(by_error(errors).items()) == [("c", [2, 3]), ("a", [1])]
 
 
 def test_an_empty_table(store):
