@@ -100,8 +100,10 @@ class Page:
 
     def _simplify(self, output, source: str) -> None:
         """Keeps of an output what a page shows, with its pictures in files."""
-        data = output.get("data")
-        if not data or "text/html" not in data:
+        data = output.get("data", {})
+        if "text/html" not in data:
+            for own in [kind for kind in data if "vnd.lossbook" in kind]:  # what was logged
+                del data[own]
             return
         text = "".join(data["text/html"])
         if claim := data.get(ledger.MIME):
