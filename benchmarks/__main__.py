@@ -86,23 +86,24 @@ def main(
     """Compare speed and memory with other libraries, each arm in a process of its own."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("device must be 'cpu' here, got 'cuda': torch finds no GPU")
-    chosen = pattern(match)
+    chosen = {name: matching(name, match, small, device) for name in names or SUITES}
     limits = Limits(seconds, memory, budget)
     rates = machine.rates(device, limits)
-    for name in names or SUITES:
-        arms = [arm for arm in SUITES[name].module.arms(small, device) if chosen.search(arm.label)]
-        if not arms:
-            raise click.UsageError(f"match must fit an arm of {name}, got {match!r}")
+    for name, arms in chosen.items():
         run(name, SUITES[name], arms, limits, device, rates, output or RESULTS / device)
 
 
-def pattern(text: str) -> re.Pattern:
-    """A regular expression, or a usage error."""
+def matching(name: str, match: str, small: bool, device: str) -> list[Arm]:
+    """The arms of a suite that a regular expression fits, or a usage error."""
     try:
-        return re.compile(text)
+        pattern = re.compile(match)
     except re.error as error:
-        message = f"match must be a regular expression, got {text!r} ({error})"
+        message = f"match must be a regular expression, got {match!r} ({error})"
         raise click.UsageError(message) from error
+    arms = [arm for arm in SUITES[name].module.arms(small, device) if pattern.search(arm.label)]
+    if not arms:
+        raise click.UsageError(f"match must fit an arm of {name}, got {match!r}")
+    return arms
 
 
 def run(

@@ -36,8 +36,13 @@ def write_page(folder: Path, name: str, parts: list[str], picture: bytes, alt: s
     with replacing(folder / f"{name}.png", binary=True) as stream:
         stream.write(picture)
     first, *others = parts
+    write_text(folder, name, [first, f"![{alt}]({name}.png)", *others])
+
+
+def write_text(folder: Path, name: str, parts: list[str]) -> None:
+    """Write a page in Markdown."""
     with replacing(folder / f"{name}.md") as stream:
-        stream.write("\n\n".join([first, f"![{alt}]({name}.png)", *others]) + "\n")
+        stream.write("\n\n".join(parts) + "\n")
 
 
 def described(machine: dict[str, object]) -> str:

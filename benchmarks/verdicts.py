@@ -14,8 +14,7 @@ import torch
 from benchmarks import machine, report
 from benchmarks.__main__ import RESULTS
 from lossbook import ledger, notebooks
-from lossbook._files import replacing
-from lossbook.sweeps.store import failures, records
+from lossbook.sweeps.store import failures, first_line, records
 
 NAME = "verdicts"
 VERDICTS = ("reproduced", "inconclusive", "contradicted")
@@ -55,8 +54,7 @@ def write(
         f"{found['torch']}, commit {found['commit']}, {found['date']}. "
         f"All claims are in [{NAME}.csv]({NAME}.csv).",
     ]
-    with replacing(folder / f"{NAME}.md") as stream:
-        stream.write("\n\n".join(parts) + "\n")
+    report.write_text(folder, NAME, parts)
 
 
 def compared(runs: list[dict]) -> pd.DataFrame:
@@ -85,7 +83,7 @@ def _summary(claims: pd.DataFrame) -> str:
 
 def _lines(runs: list[dict], failed: list[dict], claims: pd.DataFrame) -> list[list[str]]:
     seconds = {run["target"]: f"{run['seconds']:.0f}" for run in runs}
-    errors = {run["target"]: str(run["error"]).strip().splitlines()[0] for run in failed}
+    errors = {run["target"]: first_line(run["error"]) for run in failed}
     lines = []
     for path in notebooks.written():
         name = path.stem

@@ -71,11 +71,12 @@ def sweep(
     # Blocks that will be multiplied into a gradient are kept until the chunk's softmax is known.
     width = len(weight) if any(wanted) else min(block_size, len(weight))
     memory = torch.empty(min(chunk_size, len(labels)) * width, dtype=dtype, device=weight.device)
+    kept = embeddings.dtype if _as_they_are(embeddings, weight) else dtype
     losses = []
     with torch.autocast(weight.device.type, enabled=False):
         for start in range(0, len(labels), chunk_size):
             rows = slice(start, start + chunk_size)
-            chunk = _Chunk(embeddings[rows], labels[rows], memory, any(wanted))
+            chunk = _Chunk(embeddings[rows].to(kept), labels[rows], memory, any(wanted))
             losses.append(chunk.losses(weight, block_size, softcap))
             if any(wanted):
                 own = None if by_embedding is None else by_embedding[rows]

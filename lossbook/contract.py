@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lossbook import catalog, ledger, notebooks, parameters
 from lossbook._jupyter.hooks import WIDGET_VIEW
+from lossbook.fingerprint import python_of
 
 MAX_BYTES = 1_000_000
 LAST_SECTIONS = ("What we measured", "Exercises", "Further reading")
@@ -106,10 +107,11 @@ def _devices(nb, entry) -> Iterator[str]:
     for cell in nb.cells:
         if cell.cell_type != "code" or BEGIN in cell.source or cell.source.startswith("%"):
             continue
-        for node in ast.walk(ast.parse(cell.source)):
+        code = python_of(cell.source)
+        for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "fit_replicas":
                 if "device" not in [keyword.arg for keyword in node.keywords]:
-                    line = cell.source.splitlines()[node.lineno - 1].strip()
+                    line = code.splitlines()[node.lineno - 1].strip()
                     yield f"{line!r} trains on the CPU; expected device=run.device"
 
 

@@ -37,7 +37,7 @@ def of_sources(sources: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
     for name, source in sources.items():
         digest.update(f"{name}\0{source}\0".encode())
-    _add_modules(digest, "\n".join(map(_python, sources.values())))
+    _add_modules(digest, "\n".join(map(python_of, sources.values())))
     return digest.hexdigest()
 
 
@@ -67,7 +67,7 @@ def modules_beside(
 
 def _imported(code: str, package: str) -> Iterator[str]:
     """The dotted names that code imports, each after the packages that it lies in."""
-    for node in ast.walk(ast.parse(_python(code))):
+    for node in ast.walk(ast.parse(python_of(code))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -96,11 +96,11 @@ def modules(nb) -> list[str]:
 
 def code_of(nb) -> str:
     """Returns what the code cells of a notebook hold, as one text of Python."""
-    return "\n".join(_python(cell.source) for cell in nb.cells if cell.cell_type == "code")
+    return "\n".join(python_of(cell.source) for cell in nb.cells if cell.cell_type == "code")
 
 
-def _python(source: str) -> str:
-    """The source without IPython's magics; nothing if it is not Python (a lecturer's stub)."""
+def python_of(source: str) -> str:
+    """Returns a cell's code without IPython's magics; nothing if it is not Python (a stub)."""
     lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
     text = "\n".join(lines)
     try:

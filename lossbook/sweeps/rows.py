@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterable
 
+from lossbook.sweeps.store import first_line
+
 COLUMNS = {"run", "code", "metric", "label", "direction", "by_default", "value", "setting"}
 COLUMNS |= {"n", "mean", "low", "high", "pairs", "seeds", "failed", "error"}
 COLUMNS |= {"difference", "difference_low", "difference_high", "better", "is_best", "ranked"}
@@ -30,7 +32,7 @@ def measurements(record: dict) -> Iterable[dict]:
 
 def failure(record: dict) -> dict:
     """Returns the row of a run that failed, which has no metric."""
-    error = record["error"].partition("\n")[0]
+    error = first_line(record["error"])
     return {**_run(record), "metric": None, "by_default": False, "error": error}
 
 

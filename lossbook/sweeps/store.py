@@ -164,6 +164,11 @@ def _by_time(paths: Iterable[Path]) -> list[dict]:
     return sorted(map(_read, paths), key=lambda record: (record["finished"], record["run"]))
 
 
+def first_line(error: str) -> str:
+    """Returns what a failed run's error says before its traceback."""
+    return error.partition("\n")[0]
+
+
 def by_error(errors: Iterable[tuple[str, object]]) -> dict[str, list]:
     """Groups what failed by its error's first line, the most frequent one first.
 
@@ -172,7 +177,7 @@ def by_error(errors: Iterable[tuple[str, object]]) -> dict[str, list]:
     """
     found: dict[str, list] = {}
     for error, what in errors:
-        found.setdefault(error.partition("\n")[0], []).append(what)
+        found.setdefault(first_line(error), []).append(what)
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
